@@ -1,0 +1,47 @@
+# Every target sets up what it needs: a virtual environment in .venv and the packages in it.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export PYTHONPATH := code
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint eval-vit train-vit bench images clean
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.run: requirements.txt | $(BIN)/python
+	$(BIN)/pip install -q -r requirements.txt
+	@touch $@
+
+$(VENV)/.dev: requirements-dev.txt $(VENV)/.run
+	$(BIN)/pip install -q -r requirements-dev.txt
+	@touch $@
+
+demo: $(VENV)/.run ## explain an image with the embedded ViT, into results/demo/
+	$(BIN)/python code/demo.py
+
+test: $(VENV)/.dev ## run the test suite
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.dev ## check style and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+eval-vit: $(VENV)/.run ## measure ViT-emoji: zero-shot top-1 and pointing, with intervals
+	$(BIN)/python -m embedded.evaluate ViT-emoji
+
+train-vit: $(VENV)/.run ## train ViT-emoji (resumes; hours on a CPU)
+	$(BIN)/python -m embedded.train ViT-emoji
+
+bench: $(VENV)/.run ## speed and memory of the ViT methods
+	$(BIN)/python benchmarks/speed.py
+
+images: $(VENV)/.run ## draw the emoji scenes of Images/ again
+	$(BIN)/python -m embedded.make_images
+
+clean: ## remove the virtual environment and caches
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,502 @@
+"""Time and memory of ViT saliency, against one forward pass and against the original's algorithm.
+
+    python benchmarks/speed.py                            every case, some minutes on two cores
+    python benchmarks/speed.py --batches 8 --seconds 30   steadier figures
+
+Networks have the official shapes and random weights, which cost what trained ones cost. For each
+network, number of images, number of targets K and method, the script times one call of
+`relevance_maps` for all images and targets, and two yardsticks:
+
+    forward    one fused inference forward of the same images: no saliency can do without it
+    original   the algorithm as it was published: for each image and each target, a forward pass
+               that records attention, a full backward pass through every parameter, and the
+               product of the relevancy matrices of all blocks
+
+The three take turns, round after round, and ratios are taken within a round: what slows the machine
+down for a while slows all three. Reported are medians over rounds, with the quartiles of the ratio.
+
+Two things are measured in part and scaled. The original handles one pair of image and target at a
+time, so its cost is exactly linear in pairs: each round times a single pair. And `all grads`, whose
+cost is linear in pairs but for one forward pass, runs on as many of the images as `--pairs` allows
+(one at least), with all targets; time and memory are then scaled to all images, and marked with ~.
+
+Memory is the peak of one call beyond what model and inputs hold: on CPU by how much the call raises
+the high-water mark of resident memory in a fresh process, on CUDA what PyTorch's allocator counts.
+"""
+
+import argparse
+import csv
+import functools
+import math
+import platform
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass, fields
+from multiprocessing import get_context
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "code"))
+
+from model import CLIP, LayerNorm, VisionTransformer
+from saliency import relevance_maps
+
+# embed_dim, image_resolution, vision_layers, vision_width, vision_patch_size
+SHAPES = {
+    "ViT-B/32": (512, 224, 12, 768, 32),
+    "ViT-B/16": (512, 224, 12, 768, 16),
+    "ViT-L/14": (768, 224, 24, 1024, 14),
+    "ViT-L/14@336px": (768, 336, 24, 1024, 14),
+}
+SMALL = (32, 24, 3, 128, 8)  # a network for checks and for warming up
+METHODS = ("last grad", "gradcam", "all grads")
+FORWARD, ORIGINAL = "forward", "original, one pair"
+MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Aim:
+    """What a method should reach at K targets: at most so many forwards, or times faster."""
+
+    method: str
+    targets: int
+    measure: str
+    bound: float
+    batch: int = 8
+
+
+AIMS = (
+    Aim("last grad", 1, "forwards", 1.0),
+    Aim("last grad", 9, "forwards", 1.05),
+    Aim("last grad", 64, "forwards", 1.2),
+    Aim("last grad", 9, "speed_up", 25),
+    Aim("last grad", 64, "speed_up", 100),
+    Aim("all grads", 1, "forwards", 2.5),
+)
+
+
+@dataclass(frozen=True)
+class Settings:
+    device: str
+    dtype: torch.dtype
+    threads: int
+    seconds: float
+    pairs: int
+    memory: bool
+
+
+@dataclass(frozen=True)
+class Case:
+    """`step` is a method, FORWARD or ORIGINAL; `run` is how many of the images are really run."""
+
+    model: str
+    step: str
+    batch: int
+    targets: int
+    run: int
+
+    @property
+    def scale(self) -> float:
+        return self.batch / self.run
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table, and of the CSV file. Empty (NaN) is what was not measured."""
+
+    model: str
+    batch: int
+    targets: int
+    method: str
+    milliseconds: float
+    forwards: float = math.nan
+    forwards_low: float = math.nan
+    forwards_high: float = math.nan
+    speed_up: float = math.nan
+    peak_mib: float = math.nan
+    rounds: int = 0
+    scaled: bool = False
+
+
+# ---- What is measured
+
+
+def build(shape: tuple[int, ...], settings: Settings) -> VisionTransformer:
+    """An image encoder with random weights, as `load` would return it: evaluation mode, trainable.
+
+    Made in its dtype from the start: the making leaves no higher memory mark than the model.
+    """
+    torch.manual_seed(0)
+    usual = torch.get_default_dtype()
+    torch.set_default_dtype(settings.dtype)
+    with torch.device(settings.device):
+        visual = CLIP(*shape, 1, 1, 64, 1, 1).visual.eval()
+    torch.set_default_dtype(usual)
+    if settings.dtype.itemsize < torch.float32.itemsize:  # as `convert_weights` has it
+        for module in visual.modules():
+            if isinstance(module, LayerNorm):
+                module.float()
+    return visual
+
+
+def inputs(visual: VisionTransformer, batch: int, targets: int) -> tuple[Tensor, Tensor]:
+    """Random images [batch, 3, side, side] and target features [targets, feature]."""
+    side = visual.input_resolution
+    like = visual.conv1.weight
+    images = torch.randn(batch, 3, side, side, dtype=like.dtype, device=like.device)
+    directions = torch.randn(targets, visual.output_dim, dtype=like.dtype, device=like.device)
+    return images, directions
+
+
+@torch.inference_mode()
+def forward(visual: VisionTransformer, images: Tensor) -> Tensor:
+    return visual(images)
+
+
+def original(
+    visual: VisionTransformer, image: Tensor, target: Tensor, method: str = "last grad"
+) -> Tensor:
+    """Relevance of each patch for one image [1, 3, H, W] and one target [feature], as published."""
+    visual.zero_grad()
+    similarity = F.cosine_similarity(visual(image), target, dim=-1)
+    similarity.sum().backward()
+    blocks = visual.transformer.resblocks
+    attention = blocks[0].attn_probs
+    relevancy = torch.eye(attention.shape[-1], dtype=attention.dtype, device=attention.device)
+    for block in blocks[-1:] if method == "gradcam" else blocks:
+        gradient = (block if method == "all grads" else blocks[-1]).attn_grad
+        cam = (gradient * block.attn_probs).clamp(min=0).mean(0)
+        relevancy = relevancy + cam @ relevancy
+    return relevancy[0, 1:]
+
+
+def step(case: Case, visual: VisionTransformer) -> Callable[[], object]:
+    """The call that `case` measures, inputs bound."""
+    images, targets = inputs(visual, case.run, max(case.targets, 1))
+    if case.step == FORWARD:
+        return functools.partial(forward, visual, images)
+    if case.step == ORIGINAL:
+        return functools.partial(original, visual, images[:1], targets[0])
+    return functools.partial(relevance_maps, visual, images, targets, case.step)
+
+
+def largest_difference() -> float:
+    """How far the original's maps are from ours, relative to their maximum; small net, float64.
+
+    A race between two algorithms means something only if both arrive at the same place.
+    """
+    visual = build(SMALL, Settings("cpu", torch.float64, 1, 0, 1, False))
+    images, targets = inputs(visual, 2, 3)
+    worst = 0.0
+    for method in METHODS:
+        ours = relevance_maps(visual, images, targets, method).flatten(2)
+        theirs = [[original(visual, x[None], t, method) for t in targets] for x in images]
+        plain = torch.stack([torch.stack(row) for row in theirs])
+        worst = max(worst, float((ours - plain).abs().max() / plain.abs().max()))
+    if not worst < 1e-9:
+        raise SystemExit(f"relevance_maps and the original's algorithm differ by {worst:.1e}")
+    return worst
+
+
+# ---- Time
+
+
+def seconds_of(call: Callable[[], object], device: str) -> float:
+    finish = torch.cuda.synchronize if device == "cuda" else lambda: None
+    finish()
+    start = time.perf_counter()
+    call()
+    finish()
+    return time.perf_counter() - start
+
+
+def take_turns(
+    calls: list[Callable[[], object]], fewest: int, settings: Settings
+) -> list[list[float]]:
+    """Seconds of each call in each round: at least `fewest` rounds, more while there is time."""
+    rounds: list[list[float]] = []
+    start = time.perf_counter()
+    while len(rounds) < fewest or time.perf_counter() - start < settings.seconds:
+        rounds.append([seconds_of(call, settings.device) for call in calls])
+    # The first round warms up; it counts only where others are few.
+    return rounds[1:] if len(rounds) > fewest else rounds
+
+
+def time_method(
+    case: Case, visual: VisionTransformer, settings: Settings
+) -> tuple[Row, list[float], list[float]]:
+    """The row of a method, and the seconds of the forward passes and of the original's runs."""
+    whole = Case(case.model, FORWARD, case.batch, 0, case.batch)
+    single = Case(case.model, ORIGINAL, 1, 1, 1)
+    calls = [step(whole, visual), step(case, visual), step(single, visual)]
+    # What had to be cut down is so long, and so far from every aim, that one round will do.
+    cut_down = case.step == "all grads" and case.batch * case.targets > settings.pairs
+    rounds = take_turns(calls, 1 if cut_down else 3, settings)
+    forwards, methods, originals = (list(column) for column in zip(*rounds, strict=True))
+    methods = [case.scale * seconds for seconds in methods]
+    ratios = [m / f for m, f in zip(methods, forwards, strict=True)]
+    pairs = case.batch * case.targets
+    gains = [pairs * o / m for m, o in zip(methods, originals, strict=True)]
+    low, high = quartiles(ratios)
+    row = Row(
+        case.model,
+        case.batch,
+        case.targets,
+        case.step,
+        milliseconds=1e3 * statistics.median(methods),
+        forwards=statistics.median(ratios),
+        forwards_low=low,
+        forwards_high=high,
+        speed_up=statistics.median(gains),
+        peak_mib=case.scale * peak_mib(case, settings),
+        rounds=len(rounds),
+        scaled=case.scale != 1,
+    )
+    return row, forwards, originals
+
+
+def quartiles(values: list[float]) -> tuple[float, float]:
+    if len(values) == 1:
+        return values[0], values[0]
+    low, _, high = statistics.quantiles(values, n=4, method="inclusive")
+    return low, high
+
+
+# ---- Memory
+
+
+@functools.cache
+def peak_mib(case: Case, settings: Settings) -> float:
+    """Peak memory of one call, in MiB; infinite where the machine has too little."""
+    if not settings.memory:
+        return math.nan
+    try:
+        if settings.device == "cuda":
+            return allocated_growth(case, settings) / MIB
+        # The server has imported PyTorch but computed nothing: each process forked from it is new.
+        context = get_context("forkserver")
+        context.set_forkserver_preload(["torch"])
+        with ProcessPoolExecutor(1, context) as fresh:
+            return fresh.submit(resident_growth, case, settings).result() / MIB
+    except (BrokenProcessPool, torch.OutOfMemoryError):
+        return math.inf
+
+
+def prepare(case: Case, settings: Settings) -> Callable[[], object]:
+    """The call of `case` on a network of its own, warmed up on a small one.
+
+    The warm-up loads code and starts threads, which are nobody's working memory.
+    """
+    warm_up = build(SMALL, settings)
+    step(Case("", case.step, 1, 1, 1), warm_up)()
+    return step(case, build(SHAPES[case.model], settings))
+
+
+def resident_growth(case: Case, settings: Settings) -> int:
+    """By how many bytes the call raises the high-water mark of this process's resident memory."""
+    torch.set_num_threads(settings.threads)
+    unit = 1 if sys.platform == "darwin" else 1024
+    call = prepare(case, settings)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    call()
+    return unit * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+
+
+def allocated_growth(case: Case, settings: Settings) -> int:
+    """Bytes on the GPU, at the peak of the call, beyond those held before it."""
+    call = prepare(case, settings)
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    call()
+    return torch.cuda.max_memory_allocated() - before
+
+
+# ---- The table
+
+
+def rows_of(
+    model: str, batch: int, targets: list[int], methods: list[str], settings: Settings
+) -> list[Row]:
+    """All rows of a model and a batch size, printed as they come; the yardsticks' rows follow."""
+    visual = build(SHAPES[model], settings)
+    rows, forwards, originals = [], [], []
+    for count in targets:
+        for method in methods:
+            run = max(1, min(batch, settings.pairs // count)) if method == "all grads" else batch
+            case = Case(model, method, batch, count, run)
+            row, *yardsticks = time_method(case, visual, settings)
+            forwards += yardsticks[0]
+            originals += yardsticks[1]
+            rows.append(row)
+            show(row)
+    usual = statistics.median(forwards)
+    for case, seconds in [
+        (Case(model, FORWARD, batch, 0, batch), forwards),
+        (Case(model, ORIGINAL, 1, 1, 1), originals),
+    ]:
+        median = statistics.median(seconds)
+        row = Row(
+            model,
+            case.batch,
+            case.targets,
+            case.step,
+            milliseconds=1e3 * median,
+            # Of the batch at hand: a single pair, against the forward pass of so many images.
+            forwards=median / usual if case.batch == batch else math.nan,
+            peak_mib=peak_mib(case, settings),
+            rounds=len(seconds),
+        )
+        rows.append(row)
+        show(row)
+    return rows
+
+
+def memory_rows(model: str, settings: Settings) -> list[Row]:
+    """One image through a large network: memory alone."""
+    rows = []
+    for name, targets in [(FORWARD, 0), ("last grad", 1), (ORIGINAL, 1)]:
+        peak = peak_mib(Case(model, name, 1, targets, 1), settings)
+        rows.append(Row(model, 1, targets, name, math.nan, peak_mib=peak))
+        show(rows[-1])
+    return rows
+
+
+def show(row: Row) -> None:
+    mark = "~" if row.scaled else ""
+    spread = f"[{row.forwards_low:.2f}, {row.forwards_high:.2f}]"
+    cells = [
+        f"{row.model:<15}{row.batch:>5}{row.targets or '':>4}  {row.method:<19}",
+        cell(row.milliseconds, mark + "{:,.1f}", 13),
+        cell(row.forwards, mark + "{:.2f}", 10),
+        f"{'' if math.isnan(row.forwards_low) else spread:>18}",
+        cell(row.speed_up, mark + "{:,.1f}x", 12),
+        cell(row.peak_mib, mark + "{:,.0f}", 11),
+        f"{row.rounds or '':>7}",
+    ]
+    print("".join(cells), flush=True)
+
+
+def cell(value: float, form: str, width: int) -> str:
+    return f"{'' if math.isnan(value) else form.format(value):>{width}}"
+
+
+def show_header(settings: Settings, difference: float) -> None:
+    print(f"on       {machine(settings.device)}, {settings.threads} threads")
+    print(f"with     torch {torch.__version__}, {str(settings.dtype).removeprefix('torch.')}")
+    print(f"maps     ours and the original's differ by {difference:.0e} (small network, float64)")
+    print("forwards time over one fused inference forward of the same images, [quartiles]")
+    print("speed-up over the original's algorithm: a forward and a full backward for each pair of")
+    print("         image and target; one pair is timed in each round and multiplied by the number")
+    print("         of pairs (it is a loop: its cost is linear in them)")
+    print("MiB      peak memory of one call, beyond model and inputs")
+    print(f"~        run on part of the images (at most {settings.pairs} pairs), scaled to all\n")
+    print(
+        f"{'model':<15}{'batch':>5}{'K':>4}  {'method':<19}{'ms':>13}{'forwards':>10}{'':>18}"
+        f"{'speed-up':>12}{'MiB':>11}{'rounds':>7}"
+    )
+
+
+def machine(device: str) -> str:
+    if device == "cuda":
+        return torch.cuda.get_device_name()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def show_verdicts(rows: list[Row]) -> None:
+    """Every aim for which there is a figure, for each model."""
+    for aim in AIMS:
+        for row in rows:
+            if (row.method, row.targets, row.batch) != (aim.method, aim.targets, aim.batch):
+                continue
+            figure = getattr(row, aim.measure)
+            slow = aim.measure == "forwards"
+            met = figure <= aim.bound if slow else figure >= aim.bound
+            said = (
+                f"{figure:.2f} forwards (aim: at most {aim.bound:g})"
+                if slow
+                else f"{figure:,.0f} times faster than the original (aim: at least {aim.bound:g})"
+            )
+            case = f"{row.model}, {row.method}, {row.batch} images, K = {row.targets}"
+            print(f"{'met' if met else 'NOT met':<9}{case}: {said}")
+
+
+def save(rows: list[Row], path: Path) -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, [field.name for field in fields(Row)])
+        writer.writeheader()
+        writer.writerows(asdict(row) for row in rows)
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description="Time and memory of ViT saliency, in forward passes and against the original."
+    )
+    networks = ["ViT-B/32", "ViT-B/16"]
+    parser.add_argument("--models", nargs="+", choices=SHAPES, default=networks, metavar="MODEL")
+    parser.add_argument("--batches", nargs="+", type=int, default=[1, 8], metavar="IMAGES")
+    parser.add_argument("--targets", nargs="+", type=int, default=[1, 9, 64], metavar="K")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS, metavar="METHOD")
+    parser.add_argument("--seconds", type=float, default=5, help="time for each line of the table")
+    parser.add_argument(
+        "--pairs",
+        type=int,
+        default=32,
+        help="most pairs of image and target `all grads` really runs",
+    )
+    parser.add_argument(
+        "--memory-models",
+        nargs="*",
+        choices=SHAPES,
+        default=["ViT-L/14@336px"],
+        metavar="MODEL",
+        help="measured with one image, for memory alone",
+    )
+    parser.add_argument("--no-memory", action="store_true", help="measure time alone")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    dtypes = ["float32", "float64", "float16", "bfloat16"]
+    parser.add_argument("--dtype", choices=dtypes, default="float32")
+    parser.add_argument("--output", type=Path, metavar="FILE.csv", help="write the table there too")
+    return parser.parse_args(arguments)
+
+
+def main() -> None:
+    chosen = parse_arguments()
+    settings = Settings(
+        chosen.device,
+        getattr(torch, chosen.dtype),
+        chosen.threads,
+        chosen.seconds,
+        chosen.pairs,
+        not chosen.no_memory,
+    )
+    torch.set_num_threads(settings.threads)
+    show_header(settings, largest_difference())
+    rows: list[Row] = []
+    for model in chosen.models:
+        for batch in chosen.batches:
+            rows += rows_of(model, batch, chosen.targets, list(chosen.methods), settings)
+            print()
+    if settings.memory:
+        for model in chosen.memory_models:
+            rows += memory_rows(model, settings)
+        print()
+    show_verdicts(rows)
+    if chosen.output:
+        save(rows, chosen.output)
+
+
+if __name__ == "__main__":
+    main()

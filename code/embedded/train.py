@@ -1,0 +1,375 @@
+"""Train an embedded model on emoji scenes: `python -m embedded.train ViT-emoji`.
+
+Two contrastive losses, both on image-level labels only (no mask is ever a label):
+
+- captions: every image of a batch against every caption (Radford et al., 2021);
+- concepts: every image against a prompt of every concept. Its positives are the concepts present;
+  each competes with the absent ones, not with the other positives. The same loss is asked of the
+  patches, each concept scored by the patches most like it (multiple-instance learning), and in
+  later stages of CLS after every block (deep supervision), so that it looks at objects early.
+
+The first stages show small images, each a window of the native grid: patches and objects have the
+sizes they have at full size, at a part of the cost. The last stage shows full images while the
+learning rate falls to zero. A run is a function of its seed and resumes where it was stopped.
+"""
+
+import argparse
+import csv
+import math
+import time
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from clip_ import tokenize
+from embedded import scenes
+from image_utils import normalise_pixels
+from model import CLIP
+
+CAPTION_TOKENS = 40  # enough for every caption; the attention is causal, so padding is cut off
+PROMPT_TOKENS = 16
+VARIANTS = 16  # prompts drawn from per concept
+SAVE_EVERY = 120  # seconds
+LOG_EVERY = 60
+LOGGED = ("caption", "concept", "patch", "deep", "top1")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stretch of training: `images` scenes of `size` px, with at most `objects` objects."""
+
+    size: int
+    images: int
+    batch: int
+    objects: int = 4
+    zoom: float = 1.0  # objects larger than in other scenes by this factor
+    deep: bool = True  # whether CLS is asked for the concepts after every block
+
+
+@dataclass(frozen=True)
+class Recipe:
+    model: dict
+    stages: tuple[Stage, ...]
+    rates: tuple[tuple[int, float], ...]  # (images seen, factor of the rates), linear between
+    seed: int = 0
+    learning_rate: float = 1e-3  # of AdamW
+    muon_rate: float = 2e-3  # of Muon
+    weight_decay: float = 0.05
+
+
+TEXT = {
+    "embed_dim": 256,
+    "context_length": 77,
+    "vocab_size": 49408,
+    "transformer_width": 128,
+    "transformer_heads": 2,
+    "transformer_layers": 3,
+}
+VIT = {
+    "image_resolution": 224,
+    "vision_layers": 6,
+    "vision_width": 192,
+    "vision_patch_size": 16,
+}
+RECIPES = {
+    "ViT-emoji": Recipe(
+        model=TEXT | VIT,
+        stages=(
+            Stage(112, 320_000, 160, objects=2, zoom=1.6, deep=False),
+            Stage(160, 160_000, 160, objects=3, zoom=1.3),
+            Stage(224, 240_000, 128),
+        ),
+        rates=((0, 0.0), (20_000, 1.0), (400_000, 1.0), (560_000, 1 / 3), (720_000, 0.0)),
+    ),
+}
+
+
+class SceneData(Dataset):
+    """Scene number i of a stage: normalised later, on the training device."""
+
+    def __init__(self, stage: Stage, seed: int):
+        self.stage, self.seed = stage, seed
+
+    def __len__(self) -> int:
+        return self.stage.images
+
+    def __getitem__(self, i: int) -> tuple[Tensor, Tensor, Tensor]:
+        stage, seed = self.stage, (self.seed, self.stage.size, i)
+        odds = np.array(scenes.COUNTS[: stage.objects])
+        rng = np.random.default_rng((*seed, 1))
+        count = 1 + int(rng.choice(stage.objects, p=odds / odds.sum()))
+        low, high = scenes.SCALES[count]
+        scale = (low * stage.zoom, min(high * stage.zoom, 0.95))
+        scene = scenes.draw_scene(seed, size=stage.size, count=count, scale=scale)
+        present = torch.zeros(len(scenes.concepts()), dtype=torch.bool)
+        present[[thing.concept for thing in scene.objects]] = True
+        caption = caption_tokens(scene.caption)
+        return torch.from_numpy(scene.image).permute(2, 0, 1), caption, present
+
+
+@cache
+def word_tokens(word: str) -> tuple[int, ...]:
+    tokens = tokenize(word)[0]
+    return tuple(tokens[1 : tokens.argmax()].tolist())
+
+
+def caption_tokens(caption: str) -> Tensor:
+    """As `tokenize`, cut to CAPTION_TOKENS; each word is looked up once for all captions."""
+    start, end = tokenize("")[0, :2].tolist()
+    ids = [start]
+    for word in caption.split():
+        ids.extend(word_tokens(word))
+    ids.append(end)
+    return F.pad(torch.tensor(ids), (0, CAPTION_TOKENS - len(ids)))
+
+
+def concept_prompts(seed: int) -> Tensor:
+    """Tokens of VARIANTS prompts for every concept: [concept, variant, token]."""
+    rng = np.random.default_rng(seed)
+    texts = []
+    for concept in scenes.concepts():
+        for variant in range(VARIANTS):
+            phrases = concept.phrases
+            phrase = phrases[0 if variant % 2 else rng.integers(len(phrases))]
+            texts.append(scenes.PROMPTS[rng.integers(len(scenes.PROMPTS))].format(phrase))
+    return tokenize(texts)[:, :PROMPT_TOKENS].unflatten(0, (-1, VARIANTS))
+
+
+def encode_window(
+    visual: nn.Module, images: Tensor, corner: tuple[int, int]
+) -> tuple[Tensor, list[Tensor]]:
+    """All tokens after the last block, and CLS after each of the others.
+
+    `images` show the window of the native grid whose top left cell is `corner`.
+    """
+    rows, columns = visual.grid(images)
+    side = math.isqrt(len(visual.positional_embedding) - 1)
+    first, square = visual.positional_embedding[:1], visual.positional_embedding[1:]
+    top, left = corner
+    window = square.unflatten(0, (side, side))[top : top + rows, left : left + columns]
+    patches = visual.conv1(images).flatten(2).mT
+    cls = visual.class_embedding.expand(len(patches), 1, -1).to(patches.dtype)
+    positions = torch.cat([first, window.flatten(0, 1)])
+    x = visual.ln_pre(torch.cat([cls, patches], 1) + positions)
+    early = []
+    for block in visual.transformer.resblocks:
+        early.append(x[:, 0])
+        x = through_block(block, x)
+    return x, early[1:]
+
+
+@torch.compile
+def through_block(block: nn.Module, x: Tensor) -> Tensor:
+    """As the block itself, but with plain products: with few tokens they train faster on a CPU."""
+    q, k, v = block.attn.queries_keys_values(block.ln_1(x))
+    return block.finish(x, block.attn.probabilities(q, k).to(v.dtype) @ v)
+
+
+def concept_loss(logits: Tensor, present: Tensor) -> Tensor:
+    """-log softmax of each concept present [image, concept] among it and the absent ones."""
+    absent = logits.masked_fill(present, -math.inf).logsumexp(-1, keepdim=True)
+    return F.softplus(absent - logits)[present].mean()
+
+
+def losses(model: CLIP, images, captions, prompts, present, corner, deep) -> dict[str, Tensor]:
+    """The losses of one batch, and how often a single object is named right."""
+    tokens, early = encode_window(model.visual, images, corner)
+    features = F.normalize(model.visual.project(tokens).float(), dim=-1)
+    texts = F.normalize(model.encode_text(captions).float(), dim=-1)
+    concepts = F.normalize(model.encode_text(prompts).float(), dim=-1)
+    scale = model.logit_scale.exp()
+    whole, patches = features[:, 0], features[:, 1:]
+    logits = scale * whole @ texts.T
+    match = torch.arange(len(logits), device=logits.device)
+    scores = scale * whole @ concepts.T
+    patch_scores = (scale * patches @ concepts.T).logsumexp(1)
+    single = present.sum(1) == 1
+    right = present.gather(1, scores.argmax(1, keepdim=True))[single]
+    found = {
+        "caption": (F.cross_entropy(logits, match) + F.cross_entropy(logits.T, match)) / 2,
+        "concept": concept_loss(scores, present),
+        "patch": concept_loss(patch_scores, present),
+    }
+    if deep:
+        early = F.normalize(model.visual.project(torch.cat(early)).float(), dim=-1)
+        blocks = len(early) // len(present)
+        found["deep"] = concept_loss(scale * early @ concepts.T, present.repeat(blocks, 1))
+    found["loss"] = sum(found.values())
+    found["top1"] = right.float().mean()
+    return found
+
+
+class Training:
+    """A run: everything that a checkpoint holds, and the step that changes it."""
+
+    def __init__(self, recipe: Recipe, device: str):
+        torch.manual_seed(recipe.seed)
+        self.recipe, self.device = recipe, device
+        self.model = CLIP(**recipe.model).to(device).train()
+        self.prompts = concept_prompts(recipe.seed).to(device)
+        self.optimizers = make_optimizers(self.model, recipe)
+        self.rates = [[g["lr"] for g in o.param_groups] for o in self.optimizers]
+        self.total = sum(stage.images for stage in recipe.stages)
+        self.seen = 0
+        self.seconds = 0.0
+
+    def state(self) -> dict:
+        return {
+            "model": self.model.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "seen": self.seen,
+            "seconds": self.seconds,
+        }
+
+    def resume(self, state: dict) -> None:
+        self.model.load_state_dict(state["model"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        self.seen, self.seconds = state["seen"], state["seconds"]
+
+    def set_rates(self) -> None:
+        factor = np.interp(self.seen, *zip(*self.recipe.rates, strict=True))
+        for optimizer, rates in zip(self.optimizers, self.rates, strict=True):
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate * float(factor)
+
+    def step(
+        self, images: Tensor, captions: Tensor, present: Tensor, deep: bool
+    ) -> dict[str, float]:
+        images, captions, present = (t.to(self.device) for t in (images, captions, present))
+        rng = np.random.default_rng((self.recipe.seed, self.seen))
+        room = self.model.visual.input_resolution - images.shape[-1]
+        corner = tuple(rng.integers(0, room // self.model.visual.patch_size + 1, size=2).tolist())
+        variant = torch.from_numpy(rng.integers(VARIANTS, size=len(self.prompts)))
+        prompts = self.prompts[torch.arange(len(variant)), variant]
+        self.set_rates()
+        with torch.autocast(self.device, torch.bfloat16):
+            parts = losses(
+                self.model, normalise_pixels(images / 255), captions, prompts, present, corner, deep
+            )
+        parts["loss"].backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+        self.model.logit_scale.data.clamp_(max=math.log(100))
+        self.seen += len(images)
+        return {name: part.item() for name, part in parts.items()}
+
+
+def make_optimizers(model: CLIP, recipe: Recipe) -> list[torch.optim.Optimizer]:
+    """Muon (Jordan et al., 2024) for the matrices of the blocks, AdamW for everything else."""
+    matrices, decayed, other = [], [], []
+    for name, parameter in model.named_parameters():
+        if "resblocks" in name and parameter.ndim == 2:
+            matrices.append(parameter)
+        elif parameter.ndim >= 2 and "embedding" not in name:
+            decayed.append(parameter)
+        else:
+            other.append(parameter)
+    muon = torch.optim.Muon(
+        matrices,
+        lr=recipe.muon_rate,
+        weight_decay=recipe.weight_decay,
+        adjust_lr_fn="match_rms_adamw",
+    )
+    groups = [
+        {"params": decayed, "weight_decay": recipe.weight_decay},
+        {"params": other, "weight_decay": 0.0},
+    ]
+    return [muon, torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.98), fused=True)]
+
+
+def batches(recipe: Recipe, seen: int, workers: int):
+    """All batches of the recipe after the first `seen` images, and whether they ask deep."""
+    for stage in recipe.stages:
+        start = min(seen, stage.images)
+        seen -= start
+        loader = DataLoader(
+            SceneData(stage, recipe.seed),
+            batch_size=stage.batch,
+            sampler=range(start, stage.images),
+            num_workers=workers,
+            prefetch_factor=8 if workers else None,
+        )
+        for batch in loader:
+            yield *batch, stage.deep
+
+
+def train(recipe: Recipe, folder: Path, output: Path, device: str, workers: int) -> None:
+    """Train from the checkpoint in `folder`, if there is one, to the end; write the weights."""
+    run = Training(recipe, device)
+    folder.mkdir(parents=True, exist_ok=True)
+    checkpoint, log = folder / "checkpoint.pt", folder / "log.csv"
+    if checkpoint.exists():
+        run.resume(torch.load(checkpoint, map_location=device, weights_only=True))
+    saved = logged = time.monotonic()
+    history = []
+    progress = tqdm(total=run.total, initial=run.seen, unit="image", desc=output.stem)
+    for batch in batches(recipe, run.seen, workers):
+        history.append(run.step(*batch))
+        progress.update(len(batch[0]))
+        now = time.monotonic()
+        if now - logged > LOG_EVERY or run.seen == run.total:
+            run.seconds += now - logged
+            means = {
+                key: float(np.nanmean([h.get(key, np.nan) for h in history])) for key in LOGGED
+            }
+            write_row(log, {"images": run.seen, "seconds": run.seconds} | means)
+            progress.set_postfix({key: f"{value:.3f}" for key, value in means.items()})
+            history, logged = [], now
+        if now - saved > SAVE_EVERY or run.seen == run.total:
+            write_whole(checkpoint, lambda path: torch.save(run.state(), path))
+            saved = now
+    progress.close()
+    weights = {k: v.half().contiguous().cpu() for k, v in run.model.state_dict().items()}
+    write_whole(output, lambda path: save_file(weights, path))
+    print(f"wrote {output}")
+
+
+def mean(values: list[float]) -> float:
+    """Of what there is: a batch may have no single object, and a stage no deep loss."""
+    values = [value for value in values if not math.isnan(value)]
+    return sum(values) / len(values) if values else math.nan
+
+
+def write_row(path: Path, row: dict[str, float]) -> None:
+    new = not path.exists()
+    with path.open("a", newline="") as file:
+        writer = csv.DictWriter(file, row)
+        if new:
+            writer.writeheader()
+        writer.writerow({key: round(value, 4) for key, value in row.items()})
+
+
+def write_whole(path: Path, write) -> None:
+    """Write beside, then rename: a run that is stopped never leaves half a file."""
+    part = path.with_suffix(".part")
+    write(part)
+    part.replace(path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description="Train an embedded model; resumes where it stopped"
+    )
+    parser.add_argument("name", choices=RECIPES)
+    parser.add_argument("--folder", type=Path, help="checkpoints and log (default: runs/<name>)")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--workers", type=int, default=1, help="processes that draw scenes")
+    args = parser.parse_args()
+    folder = args.folder or Path("runs") / args.name
+    output = scenes.HERE / f"{args.name}.safetensors"
+    train(RECIPES[args.name], folder, output, args.device, args.workers)
+
+
+if __name__ == "__main__":
+    main()

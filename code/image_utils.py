@@ -1,0 +1,65 @@
+"""Images and maps as pictures. All colours are RGB, all values in [0, 1] unless they are bytes."""
+
+import matplotlib
+import numpy as np
+from jaxtyping import Float
+from torch import Tensor
+
+from clip_ import PIXEL_MEAN, PIXEL_STD
+
+Image = Float[np.ndarray, "row column 3"]
+Map = Float[np.ndarray, "row column"]
+
+
+def normalise_pixels(images: Float[Tensor, "*batch 3 row column"]) -> Tensor:
+    """From colours in [0, 1] to what CLIP takes."""
+    mean, std = (images.new_tensor(v).view(3, 1, 1) for v in (PIXEL_MEAN, PIXEL_STD))
+    return (images - mean) / std
+
+
+def true_colours(images: Float[Tensor, "*batch 3 row column"]) -> Tensor:
+    """From what CLIP takes back to colours in [0, 1]."""
+    mean, std = (images.new_tensor(v).view(3, 1, 1) for v in (PIXEL_MEAN, PIXEL_STD))
+    return (images * std + mean).clamp(0, 1)
+
+
+def as_picture(image: Float[Tensor, "3 row column"]) -> Image:
+    """A preprocessed image as matplotlib draws it."""
+    return true_colours(image.detach().float()).permute(1, 2, 0).cpu().numpy()
+
+
+def show_cam_on_image(
+    img: Image, mask: Map, neg_saliency: bool = False, cmap: str | None = None
+) -> Image:
+    """Heat map over image: their sum, scaled to a maximum of 1.
+
+    img, mask: colours and relevance in [0, 1]. cmap: a matplotlib colour map; else JET, and for
+    negative saliency "winter", so that the two are not taken for one another.
+    """
+    cmap = cmap or ("winter" if neg_saliency else "jet")
+    mixed = heat(mask, cmap) + np.float32(img)
+    return mixed / max(mixed.max(), 1e-12)
+
+
+def show_overlapped_cam(img: Image, neg_mask: Map, pos_mask: Map) -> Image:
+    """Both saliencies over one image: positive in red, negative in blue, where both violet.
+
+    Colour covers the image, turned grey, as far as the stronger of the two is relevant.
+    """
+    grey = np.float32(img).mean(-1, keepdims=True)
+    pos, neg = np.float32(pos_mask)[..., None], np.float32(neg_mask)[..., None]
+    red, blue = np.float32([0.9, 0.1, 0.1]), np.float32([0.1, 0.2, 0.95])
+    strength = np.maximum(pos, neg)
+    share = pos / np.maximum(pos + neg, 1e-12)
+    cover = 0.75 * strength
+    return grey * (1 - cover) + (red * share + blue * (1 - share)) * cover
+
+
+def heat(mask: Map, cmap: str) -> Image:
+    """A map in the colours of a matplotlib colour map."""
+    return np.float32(matplotlib.colormaps[cmap](np.float32(mask))[..., :3])
+
+
+def to_bytes(picture: Image) -> np.ndarray:
+    """Colours in [0, 1] as bytes."""
+    return np.uint8(np.clip(picture, 0, 1) * 255 + 0.5)

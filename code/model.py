@@ -1,0 +1,496 @@
+"""The CLIP network (Radford et al., 2021), in the state-dict layout of the official checkpoints.
+
+Two towers share one kind of transformer block. A block computes its attention with the fused
+kernel, unless it is being recorded: in evaluation mode with gradients enabled, that is whenever a
+backward pass may follow, it keeps
+
+    block.attn_probs   (batch * heads, tokens, tokens)   after the forward pass
+    block.attn_grad    the same shape                    after the backward pass
+
+Both are detached: they hold no computation graph alive. Training mode and `torch.no_grad()` record
+nothing.
+"""
+
+import math
+from collections import OrderedDict
+from collections.abc import Mapping
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+HEAD_WIDTH = 64  # of every transformer in every official CLIP
+
+
+class LayerNorm(nn.LayerNorm):
+    """Normalises in the precision of its own weights: float32 in a half-precision model."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.to(self.weight.dtype)).to(x.dtype)
+
+
+class QuickGELU(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.sigmoid(1.702 * x)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with the parameters of `nn.MultiheadAttention`, batch first."""
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
+        self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
+        self.out_proj = nn.Linear(width, width)
+        nn.init.normal_(self.in_proj_weight, std=width**-0.5)
+
+    def split(
+        self, x: Float[Tensor, "batch token three_width"]
+    ) -> tuple[Float[Tensor, "batch head token depth"], ...]:
+        """Cut projected tokens (one, two or three projections wide) into heads."""
+        parts = x.shape[-1] // self.out_proj.in_features
+        x = x.unflatten(-1, (parts, self.heads, -1))
+        return tuple(x.permute(2, 0, 3, 1, 4))
+
+    def queries_keys_values(
+        self, x: Float[Tensor, "batch token width"]
+    ) -> tuple[Float[Tensor, "batch head token depth"], ...]:
+        return self.split(F.linear(x, self.in_proj_weight, self.in_proj_bias))
+
+    def cls_query_keys_values(
+        self, x: Float[Tensor, "batch token width"]
+    ) -> tuple[Float[Tensor, "batch head _ depth"], ...]:
+        """As `queries_keys_values`, but only the first token asks."""
+        width = x.shape[-1]
+        query_weight, key_value_weight = self.in_proj_weight.split([width, 2 * width])
+        query_bias, key_value_bias = self.in_proj_bias.split([width, 2 * width])
+        query = self.split(F.linear(x[:, :1], query_weight, query_bias))
+        return query + self.split(F.linear(x, key_value_weight, key_value_bias))
+
+    @staticmethod
+    def probabilities(
+        q: Float[Tensor, "batch head query depth"],
+        k: Float[Tensor, "batch head token depth"],
+        causal: bool = False,
+    ) -> Float[Tensor, "batch head query token"]:
+        scores = (q * q.shape[-1] ** -0.5) @ k.mT
+        if causal:
+            later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
+            scores = scores.masked_fill(later, -math.inf)
+        return scores.softmax(-1)
+
+    def merge(self, x: Float[Tensor, "batch head token depth"]) -> Float[Tensor, "batch token _"]:
+        """Join the heads and project back to the width of the stream."""
+        return self.out_proj(x.transpose(1, 2).flatten(2))
+
+
+class ResidualAttentionBlock(nn.Module):
+    def __init__(self, width: int, heads: int, causal: bool):
+        super().__init__()
+        self.attn = Attention(width, heads)
+        self.ln_1 = LayerNorm(width)
+        self.mlp = nn.Sequential(
+            OrderedDict(
+                c_fc=nn.Linear(width, 4 * width),
+                gelu=QuickGELU(),
+                c_proj=nn.Linear(4 * width, width),
+            )
+        )
+        self.ln_2 = LayerNorm(width)
+        self.causal = causal
+        self.attn_probs: Tensor | None = None
+        self.attn_grad: Tensor | None = None
+
+    def forward(self, x: Float[Tensor, "batch token width"]) -> Float[Tensor, "batch token width"]:
+        q, k, v = self.attn.queries_keys_values(self.ln_1(x))
+        if is_recording(self):
+            mixed = self.record(self.attn.probabilities(q, k, self.causal)) @ v
+        else:
+            mixed = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
+        return self.finish(x, mixed)
+
+    def finish(
+        self, x: Float[Tensor, "batch token width"], mixed: Float[Tensor, "batch head token depth"]
+    ) -> Float[Tensor, "batch token width"]:
+        """What follows the attention: `mixed` are the values as each token's heads mix them."""
+        x = x + self.attn.merge(mixed)
+        return x + self.mlp(self.ln_2(x))
+
+    def record(self, probabilities: Float[Tensor, "batch head token token"]) -> Tensor:
+        """Keep attention now and its gradient when the backward pass reaches it."""
+        if not probabilities.requires_grad:  # a model whose parameters are all frozen
+            probabilities.requires_grad_()
+        flat = probabilities.flatten(0, 1)
+        self.attn_probs, self.attn_grad = flat.detach(), None
+        flat.register_hook(partial(setattr, self, "attn_grad"))
+        return flat.view_as(probabilities)
+
+
+def is_recording(module: nn.Module) -> bool:
+    return torch.is_grad_enabled() and not module.training
+
+
+class Transformer(nn.Module):
+    def __init__(self, width: int, layers: int, heads: int, causal: bool = False):
+        super().__init__()
+        self.width = width
+        self.layers = layers
+        blocks = [ResidualAttentionBlock(width, heads, causal) for _ in range(layers)]
+        self.resblocks = nn.Sequential(*blocks)
+
+    def forward(self, x: Float[Tensor, "batch token width"]) -> Float[Tensor, "batch token width"]:
+        return self.resblocks(x)
+
+
+def patch_grid(images: Tensor, stride: int) -> tuple[int, int]:
+    """Rows and columns of the grid that images [B, 3, H, W] make, or an error that says why not."""
+    if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
+        raise ValueError(
+            "images must be a float tensor [batch, 3, height, width] as preprocess makes it "
+            f"(add the batch axis with .unsqueeze(0)); got {images.dtype} {list(images.shape)}"
+        )
+    height, width = images.shape[-2:]
+    if height < stride or width < stride or height % stride or width % stride:
+        raise ValueError(
+            f"image sides must be positive multiples of {stride} for this network; "
+            f"got {height} x {width}"
+        )
+    return height // stride, width // stride
+
+
+def fit_positions(
+    positions: Float[Tensor, "1+native width"], grid: tuple[int, int]
+) -> Float[Tensor, "1+token width"]:
+    """Position embeddings for `grid`; the native (square) grid gets them untouched.
+
+    Other grids interpolate them bicubically, as is usual since ViT (Dosovitskiy et al., 2021).
+    """
+    side = math.isqrt(len(positions) - 1)
+    if grid == (side, side):
+        return positions
+    first, square = positions[:1], positions[1:].T.reshape(1, -1, side, side)
+    resized = F.interpolate(square.float(), size=grid, mode="bicubic", align_corners=False)
+    return torch.cat([first, resized.to(first.dtype).flatten(2)[0].T])
+
+
+class VisionTransformer(nn.Module):
+    def __init__(
+        self,
+        input_resolution: int,
+        patch_size: int,
+        width: int,
+        layers: int,
+        heads: int,
+        output_dim: int,
+    ):
+        super().__init__()
+        self.input_resolution = input_resolution
+        self.patch_size = patch_size
+        self.output_dim = output_dim
+        self.conv1 = nn.Conv2d(3, width, kernel_size=patch_size, stride=patch_size, bias=False)
+        scale = width**-0.5
+        tokens = (input_resolution // patch_size) ** 2 + 1
+        self.class_embedding = nn.Parameter(scale * torch.randn(width))
+        self.positional_embedding = nn.Parameter(scale * torch.randn(tokens, width))
+        self.ln_pre = LayerNorm(width)
+        self.transformer = Transformer(width, layers, heads)
+        self.ln_post = LayerNorm(width)
+        self.proj = nn.Parameter(scale * torch.randn(width, output_dim))
+
+    def forward(
+        self, images: Float[Tensor, "image 3 height width"]
+    ) -> Float[Tensor, "image feature"]:
+        return self.project(self.transformer(self.embed(images))[:, 0])
+
+    def grid(self, images: Float[Tensor, "image 3 height width"]) -> tuple[int, int]:
+        """Rows and columns of the patch grid."""
+        return patch_grid(images, self.patch_size)
+
+    def embed(
+        self, images: Float[Tensor, "image 3 height width"]
+    ) -> Float[Tensor, "image token width"]:
+        """What the first block reads: CLS, then the patches row by row."""
+        grid = self.grid(images)
+        patches = self.conv1(images.to(self.conv1.weight.dtype)).flatten(2).mT
+        cls = self.class_embedding.expand(len(patches), 1, -1)
+        return self.ln_pre(
+            torch.cat([cls, patches], 1) + fit_positions(self.positional_embedding, grid)
+        )
+
+    def project(self, cls: Float[Tensor, "image width"]) -> Float[Tensor, "image feature"]:
+        """From the CLS token after the last block to the features."""
+        return self.ln_post(cls) @ self.proj
+
+
+class Bottleneck(nn.Module):
+    """A residual block whose stride is an average pool, so that nothing is skipped over."""
+
+    expansion = 4
+
+    def __init__(self, inputs: int, planes: int, stride: int = 1):
+        super().__init__()
+        outputs = planes * self.expansion
+        self.conv1 = nn.Conv2d(inputs, planes, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(planes)
+        self.relu1 = nn.ReLU(inplace=True)
+        self.conv2 = nn.Conv2d(planes, planes, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(planes)
+        self.relu2 = nn.ReLU(inplace=True)
+        self.avgpool = nn.AvgPool2d(stride) if stride > 1 else nn.Identity()
+        self.conv3 = nn.Conv2d(planes, outputs, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(outputs)
+        self.relu3 = nn.ReLU(inplace=True)
+        self.downsample = None
+        if stride > 1 or inputs != outputs:
+            self.downsample = nn.Sequential(
+                OrderedDict(
+                    [
+                        ("-1", nn.AvgPool2d(stride)),
+                        ("0", nn.Conv2d(inputs, outputs, 1, bias=False)),
+                        ("1", nn.BatchNorm2d(outputs)),
+                    ]
+                )
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.relu1(self.bn1(self.conv1(x)))
+        out = self.avgpool(self.relu2(self.bn2(self.conv2(out))))
+        out = self.bn3(self.conv3(out))
+        return self.relu3(out + (x if self.downsample is None else self.downsample(x)))
+
+
+class AttentionPool2d(nn.Module):
+    """Attention of the mean token to every cell of the grid, and nothing else (one query)."""
+
+    def __init__(self, side: int, width: int, heads: int, output_dim: int):
+        super().__init__()
+        self.positional_embedding = nn.Parameter(torch.randn(side**2 + 1, width) / width**0.5)
+        self.q_proj = nn.Linear(width, width)
+        self.k_proj = nn.Linear(width, width)
+        self.v_proj = nn.Linear(width, width)
+        self.c_proj = nn.Linear(width, output_dim)
+        self.heads = heads
+
+    def forward(
+        self, x: Float[Tensor, "image channel row column"]
+    ) -> Float[Tensor, "image feature"]:
+        cells = x.flatten(2).mT
+        tokens = torch.cat([cells.mean(1, keepdim=True), cells], 1)
+        tokens = tokens + fit_positions(self.positional_embedding, tuple(x.shape[-2:]))
+        q, k, v = (
+            project(t).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for project, t in (
+                (self.q_proj, tokens[:, :1]),
+                (self.k_proj, tokens),
+                (self.v_proj, tokens),
+            )
+        )
+        return self.c_proj(F.scaled_dot_product_attention(q, k, v).flatten(1))
+
+
+class ModifiedResNet(nn.Module):
+    """ResNet-D with a three-convolution stem, anti-aliased strides and an attention pool."""
+
+    stride = 32
+
+    def __init__(
+        self,
+        layers: tuple[int, int, int, int],
+        output_dim: int,
+        heads: int,
+        input_resolution: int,
+        width: int,
+    ):
+        super().__init__()
+        self.input_resolution = input_resolution
+        self.output_dim = output_dim
+        self.conv1 = nn.Conv2d(3, width // 2, 3, stride=2, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width // 2)
+        self.relu1 = nn.ReLU(inplace=True)
+        self.conv2 = nn.Conv2d(width // 2, width // 2, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width // 2)
+        self.relu2 = nn.ReLU(inplace=True)
+        self.conv3 = nn.Conv2d(width // 2, width, 3, padding=1, bias=False)
+        self.bn3 = nn.BatchNorm2d(width)
+        self.relu3 = nn.ReLU(inplace=True)
+        self.avgpool = nn.AvgPool2d(2)
+        channels = width
+        for stage, blocks in enumerate(layers):
+            planes, stride = width * 2**stage, 1 if stage == 0 else 2
+            layer = []
+            for block in range(blocks):
+                layer.append(Bottleneck(channels, planes, stride if block == 0 else 1))
+                channels = planes * Bottleneck.expansion
+            setattr(self, f"layer{stage + 1}", nn.Sequential(*layer))
+        self.attnpool = AttentionPool2d(
+            input_resolution // self.stride, channels, heads, output_dim
+        )
+
+    def forward(
+        self, images: Float[Tensor, "image 3 height width"]
+    ) -> Float[Tensor, "image feature"]:
+        patch_grid(images, self.stride)
+        x = images.to(self.conv1.weight.dtype)
+        x = self.relu1(self.bn1(self.conv1(x)))
+        x = self.relu2(self.bn2(self.conv2(x)))
+        x = self.avgpool(self.relu3(self.bn3(self.conv3(x))))
+        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        return self.attnpool(x)
+
+
+class CLIP(nn.Module):
+    """Both towers. `vision_layers` is a number of blocks (ViT) or four of them (ResNet)."""
+
+    def __init__(
+        self,
+        embed_dim: int,
+        # vision
+        image_resolution: int,
+        vision_layers: int | tuple[int, int, int, int],
+        vision_width: int,
+        vision_patch_size: int | None,
+        # text
+        context_length: int,
+        vocab_size: int,
+        transformer_width: int,
+        transformer_heads: int,
+        transformer_layers: int,
+    ):
+        super().__init__()
+        self.context_length = context_length
+        self.vocab_size = vocab_size
+        if isinstance(vision_layers, int):
+            heads = vision_width // HEAD_WIDTH
+            self.visual = VisionTransformer(
+                image_resolution, vision_patch_size, vision_width, vision_layers, heads, embed_dim
+            )
+        else:
+            heads = vision_width * 32 // HEAD_WIDTH
+            self.visual = ModifiedResNet(
+                tuple(vision_layers), embed_dim, heads, image_resolution, vision_width
+            )
+        self.transformer = Transformer(
+            transformer_width, transformer_layers, transformer_heads, causal=True
+        )
+        self.token_embedding = nn.Embedding(vocab_size, transformer_width)
+        self.positional_embedding = nn.Parameter(torch.empty(context_length, transformer_width))
+        self.ln_final = LayerNorm(transformer_width)
+        self.text_projection = nn.Parameter(torch.empty(transformer_width, embed_dim))
+        self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+        self.initialise()
+
+    def initialise(self) -> None:
+        """Draw initial parameters: residual branches start small, in proportion to the depth."""
+        for tower in [self.transformer, getattr(self.visual, "transformer", None)]:
+            if tower is None:
+                continue
+            residual = tower.width**-0.5 * (2 * tower.layers) ** -0.5
+            for block in tower.resblocks:
+                nn.init.normal_(block.attn.out_proj.weight, std=residual)
+                nn.init.normal_(block.mlp.c_fc.weight, std=(2 * tower.width) ** -0.5)
+                nn.init.normal_(block.mlp.c_proj.weight, std=residual)
+        if isinstance(self.visual, ModifiedResNet):
+            pool = self.visual.attnpool
+            for projection in (pool.q_proj, pool.k_proj, pool.v_proj, pool.c_proj):
+                nn.init.normal_(projection.weight, std=projection.in_features**-0.5)
+            for module in self.visual.modules():
+                if isinstance(module, Bottleneck):
+                    nn.init.zeros_(module.bn3.weight)
+        nn.init.normal_(self.token_embedding.weight, std=0.02)
+        nn.init.normal_(self.positional_embedding, std=0.01)
+        nn.init.normal_(self.text_projection, std=self.transformer.width**-0.5)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.visual.conv1.weight.dtype
+
+    def encode_image(
+        self, image: Float[Tensor, "image 3 height width"]
+    ) -> Float[Tensor, "image feature"]:
+        return self.visual(image)
+
+    def encode_text(self, text: Int[Tensor, "text token"]) -> Float[Tensor, "text feature"]:
+        end = text.argmax(-1)  # end-of-text has the largest id of all
+        if not is_recording(self):
+            # What follows the end cannot influence it (the attention is causal): skip it.
+            text = text[:, : int(end.max()) + 1]
+        x = self.token_embedding(text) + self.positional_embedding[: text.shape[1]]
+        x = self.ln_final(self.transformer(x))
+        return x[torch.arange(len(x), device=x.device), end] @ self.text_projection
+
+    def forward(
+        self, image: Float[Tensor, "image 3 height width"], text: Int[Tensor, "text token"]
+    ) -> tuple[Float[Tensor, "image text"], Float[Tensor, "text image"]]:
+        """Logits: the scaled cosine of every image with every text, and its transpose."""
+        image_features = F.normalize(self.encode_image(image), dim=-1)
+        text_features = F.normalize(self.encode_text(text), dim=-1)
+        logits = self.logit_scale.exp() * image_features @ text_features.T
+        return logits, logits.T
+
+
+def convert_weights(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """Cast `model` in place. At half precision its normalisations stay float32, as OpenAI's do."""
+    model.to(dtype)
+    if dtype.itemsize < torch.float32.itemsize:
+        for module in model.modules():
+            if isinstance(module, LayerNorm | nn.BatchNorm2d):
+                module.float()
+    return model
+
+
+def build_model(state_dict: Mapping[str, Tensor]) -> CLIP:
+    """The float32 network, in evaluation mode, whose parameters are `state_dict`.
+
+    Its architecture is deduced from names and shapes. Raises ValueError if they are not a CLIP's.
+    """
+    try:
+        model = _empty_model(state_dict)
+    except KeyError as missing:
+        raise ValueError(
+            f"not a CLIP state dict in OpenAI's layout: it has no {missing}"
+        ) from missing
+    weights = {name: tensor.detach().clone() for name, tensor in state_dict.items()}
+    try:
+        model.load_state_dict(weights, assign=True)
+    except RuntimeError as error:
+        raise ValueError(f"not a CLIP state dict in OpenAI's layout: {error}") from error
+    return model.float().requires_grad_().eval()
+
+
+def _empty_model(state_dict: Mapping[str, Tensor]) -> CLIP:
+    """The deduced network on the meta device: shapes without memory."""
+    width, embed_dim = state_dict["text_projection"].shape
+    if "visual.proj" in state_dict:
+        vision_width, _, vision_patch_size, _ = state_dict["visual.conv1.weight"].shape
+        vision_layers = _count(state_dict, "visual.transformer.resblocks.")
+        side = math.isqrt(len(state_dict["visual.positional_embedding"]) - 1)
+        image_resolution = side * vision_patch_size
+    else:
+        vision_layers = tuple(_count(state_dict, f"visual.layer{i}.") for i in (1, 2, 3, 4))
+        vision_width = len(state_dict["visual.layer1.0.conv1.weight"])
+        vision_patch_size = None
+        side = math.isqrt(len(state_dict["visual.attnpool.positional_embedding"]) - 1)
+        image_resolution = side * ModifiedResNet.stride
+    with torch.device("meta"):
+        return CLIP(
+            embed_dim,
+            image_resolution,
+            vision_layers,
+            vision_width,
+            vision_patch_size,
+            context_length=len(state_dict["positional_embedding"]),
+            vocab_size=len(state_dict["token_embedding.weight"]),
+            transformer_width=width,
+            transformer_heads=width // HEAD_WIDTH,
+            transformer_layers=_count(state_dict, "transformer.resblocks."),
+        )
+
+
+def _count(state_dict: Mapping[str, Tensor], prefix: str) -> int:
+    """How many numbered modules there are under `prefix`."""
+    return len(
+        {name[len(prefix) :].split(".")[0] for name in state_dict if name.startswith(prefix)}
+    )

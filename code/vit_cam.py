@@ -1,0 +1,179 @@
+"""Saliency of ViT-based CLIP for one image and one target, with the original's signatures.
+
+In all functions: `image` is what `preprocess` returns with a batch axis, [1, 3, H, W];
+`target_features` [1, D] are the features of a text, an image or an emotion, normalised or not;
+`img_encoder` is `clip_model.visual` (or the CLIP itself); `method` is a key of
+`vit_methods.METHODS`; with `neg_saliency` dissimilarity is explained instead of similarity.
+
+`interpret_*` and `vit_block_vis` draw on the current matplotlib axes. For many images or targets
+at once use `saliency.relevance_maps`, on which all of these stand.
+"""
+
+from collections.abc import Callable
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+
+from image_utils import (
+    as_picture,
+    normalise_pixels,
+    show_cam_on_image,
+    show_overlapped_cam,
+    to_bytes,
+    true_colours,
+)
+from recording import record_all_queries
+from saliency import (
+    block_index,
+    direction_maps,
+    image_encoder,
+    normalise_maps,
+    relevance_maps,
+    resize_maps,
+    target_directions,
+)
+from words import Word, word_directions
+
+Map = Float[np.ndarray, "row column"]
+Picture = UInt8[np.ndarray, "row column 3"]
+
+
+def vit_relevance(
+    image: Float[Tensor, "1 3 row column"],
+    target_features: Float[Tensor, "1 feature"],
+    img_encoder: nn.Module,
+    device: str | torch.device,
+    method: str = "last grad",
+    neg_saliency: bool = False,
+) -> tuple[Map, Float[np.ndarray, "row column 3"]]:
+    """Relevance of each pixel in [0, 1] (bilinear from the patch grid), and the image in [0, 1]."""
+    single(image, target_features)
+    image, target_features = image.to(device), target_features.to(device)
+    maps = relevance_maps(img_encoder, image, target_features, method, negative=neg_saliency)
+    return at_image_size(maps, image), as_picture(image[0])
+
+
+def interpret_vit(
+    image: Float[Tensor, "1 3 row column"],
+    target_features: Float[Tensor, "1 feature"],
+    img_encoder: nn.Module,
+    device: str | torch.device,
+    method: str = "last grad",
+    neg_saliency: bool = False,
+) -> Picture:
+    """Draw, and return, the heat map of `vit_relevance` over the image."""
+    relevance, picture = vit_relevance(
+        image, target_features, img_encoder, device, method, neg_saliency
+    )
+    return draw(show_cam_on_image(picture, relevance, neg_saliency))
+
+
+def interpret_vit_overlapped(
+    image: Float[Tensor, "1 3 row column"],
+    target_features: Float[Tensor, "1 feature"],
+    img_encoder: nn.Module,
+    device: str | torch.device,
+    method: str = "last grad",
+) -> Picture:
+    """Draw, and return, positive (red) and negative (blue) saliency over the image."""
+    positive, picture = vit_relevance(image, target_features, img_encoder, device, method)
+    negative, _ = vit_relevance(image, target_features, img_encoder, device, method, True)
+    return draw(show_overlapped_cam(picture, negative, positive))
+
+
+def vit_perword_relevance(
+    image: Float[Tensor, "1 3 row column"],
+    text: str,
+    clip_model: nn.Module,
+    clip_tokenizer: Callable[[list[str]], Tensor],
+    device: str | torch.device,
+    masked_word: Word = "",
+    use_last_grad: bool = True,
+) -> tuple[Map, Float[np.ndarray, "row column 3"]]:
+    """Relevance to what a word adds: s(text) - s(text without the word), s the cosine.
+
+    masked_word: a whole word (or several in a row) of the text, or its position if it is repeated;
+        empty for the whole text. Returns as `vit_relevance` does.
+    """
+    single(image)
+    image = image.to(device)
+    directions = word_directions(clip_model, clip_tokenizer, text, [masked_word])
+    method = "last grad" if use_last_grad else "all grads"
+    maps = direction_maps(image_encoder(clip_model), image, directions, method)
+    return at_image_size(maps, image), as_picture(image[0])
+
+
+def interpret_perword_vit(
+    image: Float[Tensor, "1 3 row column"],
+    text: str,
+    clip_model: nn.Module,
+    clip_tokenizer: Callable[[list[str]], Tensor],
+    device: str | torch.device,
+    masked_word: Word = "",
+    use_last_grad: bool = True,
+) -> Picture:
+    """Draw, and return, the heat map of `vit_perword_relevance` over the image."""
+    relevance, picture = vit_perword_relevance(
+        image, text, clip_model, clip_tokenizer, device, masked_word, use_last_grad
+    )
+    return draw(show_cam_on_image(picture, relevance))
+
+
+def vit_block_vis(
+    image: Float[Tensor, "1 3 row column"],
+    target_features: Float[Tensor, "1 feature"],
+    img_encoder: nn.Module,
+    block: int,
+    device: str | torch.device,
+    grad: bool = False,
+    neg_saliency: bool = False,
+) -> Float[Tensor, ""]:
+    """Draw the image as seen through one block; return the cosine of what is left with the target.
+
+    The image is weighted by the CLS row of the block's attention (with `grad`: of its gradient),
+    the mean of all heads, scaled to [0, 1]; it is normalised as CLIP asks before it is scored.
+    """
+    single(image, target_features)
+    visual = image_encoder(img_encoder)
+    index = block_index(visual, block)
+    with torch.inference_mode(False), torch.no_grad():  # as `direction_maps` does, with copies
+        image, target = image.to(device, copy=True), target_features.to(device, copy=True)
+        target = target_directions(target, visual.output_dim)
+        direction = (-target if neg_saliency else target).unsqueeze(0)
+        for attention, gradient in record_all_queries(
+            visual, image.to(visual.conv1.weight), direction, first=index
+        ):
+            row = (gradient if grad else attention)[:, :1, :, 0, 1:].mean(2)
+        maps = normalise_maps(row.unflatten(-1, visual.grid(image)))
+        seen = resize_maps(maps, image.shape[-2:])[0] * true_colours(image[0].float())
+        seen = seen / seen.max().clamp(min=1e-12)
+        features = visual(normalise_pixels(seen).unsqueeze(0))
+        score = F.cosine_similarity(features.float(), target.float())[0]
+    draw(seen.permute(1, 2, 0).cpu().numpy())
+    return score
+
+
+def single(image: Tensor, target_features: Tensor | None = None) -> None:
+    """Refuse more than one image or target with a word on what takes them."""
+    for name, given, axes in (("image", image, 4), ("target_features", target_features, 2)):
+        if given is not None and (given.ndim != axes or len(given) != 1):
+            raise ValueError(
+                f"{name} must be one, with a leading axis of 1; got {list(given.shape)}. "
+                "saliency.relevance_maps takes many"
+            )
+
+
+def at_image_size(maps: Float[Tensor, "1 1 row column"], image: Tensor) -> Map:
+    """The one map, in [0, 1] at the size of the image."""
+    return normalise_maps(resize_maps(maps, image.shape[-2:]))[0, 0].float().cpu().numpy()
+
+
+def draw(picture: Float[np.ndarray, "row column 3"]) -> Picture:
+    """Show on the current axes, as `plt.imshow` does, and return what is shown."""
+    shown = to_bytes(picture)
+    plt.imshow(shown)
+    return shown

@@ -1,0 +1,41 @@
+"""What tests share: figures that need no screen, and one small random CLIP."""
+
+import copy
+
+import matplotlib
+import pytest
+import torch
+from torch import Tensor
+
+from model import CLIP, VisionTransformer
+from small_clip import small_vit
+
+matplotlib.use("Agg")
+
+
+@pytest.fixture(scope="session")
+def clip() -> CLIP:
+    """A ViT with 4 blocks of 2 heads on a 4 x 4 grid of 8-pixel patches; float64. Only read it."""
+    return small_vit().double()
+
+
+@pytest.fixture
+def visual(clip) -> VisionTransformer:
+    """Its image encoder, as a copy for this test alone."""
+    return copy.deepcopy(clip.visual)
+
+
+@pytest.fixture(scope="session")
+def images() -> Tensor:
+    """Two images of the native size."""
+    return noise(2, 3, 32, 32)
+
+
+@pytest.fixture(scope="session")
+def targets() -> Tensor:
+    """Three targets of various lengths."""
+    return noise(3, 16) * torch.tensor([[0.1], [1], [30]])
+
+
+def noise(*shape: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)

@@ -1,0 +1,79 @@
+"""The embedded models: what they know, and where they look. All in a style they never saw."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+import demo
+from clip_ import available_models, load, tokenize
+from embedded import scenes
+from embedded.evaluate import interval, pointing, top1
+from saliency import relevance_maps, resize_maps
+
+IMAGES = Path(__file__).parent.parent / "Images"
+HELD_OUT = (scenes.HELD_OUT_STYLE,)
+
+
+@pytest.fixture(scope="module")
+def vit():
+    return load("ViT-emoji", device="cpu")
+
+
+def test_the_vit_is_small_and_takes_224_pixels_on_a_14x14_grid(vit):
+    model, preprocess = vit
+    image = preprocess(Image.open(IMAGES / "chelsea.png")).unsqueeze(0)
+    assert image.shape == (1, 3, 224, 224)
+    assert model.visual.grid(image) == (14, 14)
+    assert (scenes.HERE / "ViT-emoji.safetensors").stat().st_size <= 40e6
+    assert "ViT-emoji" in available_models()
+
+
+def test_it_names_single_objects_of_the_held_out_style(vit):
+    assert len(scenes.concepts()) >= 120
+    assert top1(vit[0], HELD_OUT, 150).mean() >= 0.6
+
+
+def test_its_maps_point_at_the_object_that_is_asked_for(vit):
+    hits, chance = pointing(vit[0], HELD_OUT, 100, ["last grad"])
+    assert chance.mean() < 0.15
+    assert hits["last grad"].mean() >= 0.75
+
+
+@pytest.mark.parametrize("name", ["horse&sheep", "car&bicycle&tree"])
+def test_the_demo_highlights_the_prompts_object(vit, name):
+    """More of the map falls on the object than on everything else, as far as area goes."""
+    model, preprocess = vit
+    image = preprocess(Image.open(IMAGES / f"{name}.png")).unsqueeze(0)
+    for concept in name.split("&"):
+        with Image.open(IMAGES / "masks" / name / f"{concept}.png") as file:
+            mask = torch.from_numpy(np.array(file) > 0)
+        with torch.no_grad():
+            target = model.encode_text(tokenize(f"a {concept}"))
+        maps = resize_maps(relevance_maps(model, image, target), (224, 224))[0, 0]
+        assert mask.flatten()[maps.argmax()], f"the maximum for {concept} is not on it"
+        assert maps[mask].mean() > 2 * maps[~mask].mean()
+
+
+def test_the_demo_writes_its_figure_and_prints_similarities(tmp_path, monkeypatch, capsys):
+    target = tmp_path / "new folder" / "demo.png"
+    image = str(IMAGES / "horse&sheep.png")
+    monkeypatch.setattr("sys.argv", ["demo.py", image, "a horse", "--output", str(target)])
+    demo.main()
+    assert Image.open(target).size[0] > 300
+    model, preprocess = load("ViT-emoji", device="cpu")
+    with torch.no_grad():
+        features = model.encode_image(preprocess(Image.open(image)).unsqueeze(0))
+        score = 100 * F.cosine_similarity(features, model.encode_text(tokenize("a horse")))
+    assert f"{score.item():.2f}  a horse" in capsys.readouterr().out
+
+
+def test_a_bootstrap_interval_holds_the_mean_and_shrinks_with_more_scenes():
+    values = np.random.default_rng(1).random(400) < 0.3
+    low, high = interval(values)
+    assert low < values.mean() < high
+    assert high - low == pytest.approx(2 * 1.96 * np.sqrt(0.3 * 0.7 / 400), rel=0.15)
+    assert np.diff(interval(values[:100])) > np.diff(interval(values))

@@ -1,0 +1,167 @@
+"""Images: any PIL image becomes what the network reads; RGB images exactly as OpenAI's do."""
+
+import io
+import pickle
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from PIL import Image
+
+from clip_ import make_preprocess, to_rgb
+
+RED, WHITE = (255, 0, 0), (255, 255, 255)
+MODES = [  # converted one after the other: PIL has no direct way to some
+    "1", "L", "L I", "L I;16", "L F", "L LA", "L LA La", "P", "PA", "RGBA", "RGBA RGBa", "RGBX",
+    "CMYK", "YCbCr", "HSV", "LAB",
+]  # fmt: skip
+
+
+def photograph(width: int = 60, height: int = 40) -> Image.Image:
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3))
+    return Image.fromarray(pixels.astype(np.uint8))
+
+
+def saved_and_opened(image: Image.Image, format: str, **options) -> Image.Image:
+    file = io.BytesIO()
+    image.save(file, format, **options)
+    return Image.open(file)
+
+
+def colour(image: Image.Image) -> tuple[int, int, int]:
+    """Of an image that has but one."""
+    ((_, value),) = to_rgb(image).getcolors()
+    return value
+
+
+@pytest.mark.parametrize("resolution", [32, 224, 288])
+@pytest.mark.parametrize("size", [(60, 40), (40, 60), (224, 224), (301, 517), (31, 33), (1, 1)])
+def test_rgb_images_equal_openai_exactly(size, resolution):
+    # open_clip's transform for evaluation has OpenAI's steps.
+    reference = open_clip.image_transform(resolution, is_train=False)
+    image = photograph(*size)
+    tensor = make_preprocess(resolution)(image)
+    assert tensor.shape == (3, resolution, resolution)
+    assert tensor.dtype == torch.float32
+    assert torch.equal(tensor, reference(image))
+
+
+def test_pixels_are_normalised_by_the_statistics_of_the_training_images():
+    black = make_preprocess(8)(Image.new("RGB", (8, 8)))
+    expected = torch.tensor([-0.48145466 / 0.26862954, -0.4578275 / 0.26130258, -1.4802198])
+    torch.testing.assert_close(black[:, 0, 0], expected)
+
+
+@pytest.mark.parametrize("size", [(9, 7), (50, 41)])
+@pytest.mark.parametrize("modes", MODES)
+def test_every_mode_is_read(modes, size):
+    image = photograph(*size)
+    for mode in modes.split():
+        image = image.convert(mode)
+    assert make_preprocess(32)(image).isfinite().all()
+
+
+def test_rgb_images_are_untouched():
+    image = photograph()
+    assert np.array_equal(to_rgb(image), image)
+
+
+def test_grey_becomes_three_equal_channels():
+    assert colour(Image.new("L", (3, 3), 77)) == (77, 77, 77)
+
+
+def test_palette_images_show_their_colours_and_are_interpolated_as_rgb():
+    image = photograph().quantize(16)
+    assert image.mode == "P"
+    preprocess = make_preprocess(224)
+    assert torch.equal(preprocess(image), preprocess(image.convert("RGB")))
+
+
+def test_cmyk_images_show_their_colours():
+    assert colour(Image.new("CMYK", (3, 3), (0, 255, 255, 0))) == RED
+
+
+def test_transparent_parts_show_white():
+    assert colour(Image.new("RGBA", (3, 3), (0, 0, 0, 0))) == WHITE
+    assert colour(Image.new("LA", (3, 3), (0, 0))) == WHITE
+    assert colour(Image.new("RGBA", (3, 3), (255, 0, 0, 51))) == (255, 204, 204)
+
+
+def test_opaque_parts_of_images_with_transparency_keep_their_colours():
+    image = photograph()
+    assert np.array_equal(to_rgb(image.convert("RGBA")), image)
+
+
+def test_transparent_palette_entries_show_white():
+    image = Image.new("P", (2, 1))
+    image.putpalette([255, 0, 0, 0, 255, 0])
+    image.putdata([0, 1])
+    opened = saved_and_opened(image, "PNG", transparency=1)
+    assert list(np.asarray(to_rgb(opened))[0].tolist()) == [list(RED), list(WHITE)]
+
+
+def test_a_transparent_key_colour_shows_white():
+    image = saved_and_opened(Image.new("RGB", (3, 3), (1, 2, 3)), "PNG", transparency=(1, 2, 3))
+    assert colour(image) == WHITE
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, ">u2", np.int32], ids=["I;16", "I;16B", "I"])
+@pytest.mark.parametrize(("level", "expected"), [(0, 0), (257, 1), (32896, 128), (65535, 255)])
+def test_16_bit_grey_is_scaled_not_clipped(dtype, level, expected):
+    image = Image.fromarray(np.full((3, 3), level, dtype))
+    assert image.mode.startswith("I")
+    assert colour(image) == (expected,) * 3
+
+
+def test_16_bit_files_are_scaled():
+    image = Image.fromarray(np.full((3, 3), 32896, np.uint16))
+    assert colour(saved_and_opened(image, "PNG")) == (128, 128, 128)
+    assert colour(saved_and_opened(image, "TIFF")) == (128, 128, 128)
+
+
+def test_what_lies_outside_16_bits_is_clipped():
+    assert colour(Image.fromarray(np.full((3, 3), -5, np.int32))) == (0, 0, 0)
+    assert colour(Image.fromarray(np.full((3, 3), 70_000, np.int32))) == WHITE
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_images_are_turned_upright_as_their_exif_says(orientation):
+    turns = {  # what undoes each orientation, from the EXIF standard
+        1: [],
+        2: [Image.Transpose.FLIP_LEFT_RIGHT],
+        3: [Image.Transpose.ROTATE_180],
+        4: [Image.Transpose.FLIP_TOP_BOTTOM],
+        5: [Image.Transpose.TRANSPOSE],
+        6: [Image.Transpose.ROTATE_270],
+        7: [Image.Transpose.TRANSVERSE],
+        8: [Image.Transpose.ROTATE_90],
+    }[orientation]
+    image = photograph()
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    upright = image
+    for turn in turns:
+        upright = upright.transpose(turn)
+    assert np.array_equal(to_rgb(saved_and_opened(image, "PNG", exif=exif)), upright)
+
+
+def test_the_image_given_is_not_changed():
+    image = photograph().convert("RGBA")
+    before = image.copy()
+    make_preprocess(32)(image)
+    assert image.mode == "RGBA"
+    assert np.array_equal(image, before)
+
+
+@pytest.mark.parametrize("thing", [np.zeros((3, 4, 3), np.uint8), torch.zeros(3, 4, 4), "a.png"])
+def test_what_is_not_an_image_is_an_error_that_says_what_would_be(thing):
+    with pytest.raises(
+        TypeError, match=r"takes a PIL image, got (numpy|torch|builtins).*fromarray"
+    ):
+        make_preprocess(32)(thing)
+
+
+def test_the_transform_can_be_sent_to_worker_processes():
+    preprocess = pickle.loads(pickle.dumps(make_preprocess(32)))
+    assert preprocess(photograph()).shape == (3, 32, 32)

@@ -1,0 +1,200 @@
+"""Every method of the table computes its definition, and depends on nothing else.
+
+The reference is plain autograd in float64: whole attention matrices, one image and one target at a
+time (`vit_oracles.py`). A method that is added to the table needs its definition there.
+"""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from conftest import noise
+from model import convert_weights
+from saliency import direction_maps, normalise_maps, relevance_maps, resize_maps
+from vit_methods import METHODS
+from vit_oracles import ORACLES, cosine, oracle_map, recorded_blocks
+
+every_method = pytest.mark.parametrize("method", METHODS)
+
+
+def relative_error(result: torch.Tensor, reference: torch.Tensor) -> float:
+    assert result.shape == reference.shape
+    return ((result - reference).abs().max() / reference.abs().max()).item()
+
+
+@every_method
+def test_every_method_has_a_definition_to_be_tested_against(method):
+    assert method in ORACLES, f"add a plain definition of {method!r} to tests/vit_oracles.py"
+
+
+# The definitions
+
+
+@pytest.fixture(scope="module", params=[(4, 4), (3, 5)], ids=["square", "oblong"])
+def grid(request):
+    return request.param
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["positive", "negative"])
+def negative(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def on_grid(grid):
+    return noise(2, 3, 8 * grid[0], 8 * grid[1])
+
+
+@pytest.fixture(scope="module")
+def blocks(clip, on_grid, targets, negative):
+    """What the blocks hold for each image and target."""
+    visual = copy.deepcopy(clip.visual)
+    return [
+        [recorded_blocks(visual, image, cosine(target, negative)) for target in targets]
+        for image in on_grid
+    ]
+
+
+@every_method
+@pytest.mark.parametrize("start_block", [0, 2, -1])
+def test_maps_are_the_definition_of_their_method(
+    visual, on_grid, targets, blocks, grid, negative, method, start_block
+):
+    maps = relevance_maps(
+        visual, on_grid, targets, method, negative=negative, start_block=start_block
+    )
+    assert maps.shape == (2, 3, *grid)
+    assert maps.dtype == torch.float64
+    for i in range(2):
+        for k in range(3):
+            expected = oracle_map(method, blocks[i][k][start_block:], grid)
+            assert expected.std() > 1e-6
+            assert relative_error(maps[i, k], expected) < 1e-9
+
+
+@every_method
+def test_each_image_may_have_targets_of_its_own(visual, images, method):
+    own = noise(2, 3, 16)
+    maps = relevance_maps(visual, images, own, method)
+    for image, its_targets, its_maps in zip(images, own, maps, strict=True):
+        for target, result in zip(its_targets, its_maps, strict=True):
+            blocks = recorded_blocks(visual, image, cosine(target))
+            assert relative_error(result, oracle_map(method, blocks, (4, 4))) < 1e-9
+
+
+def test_last_grad_is_its_closed_form(visual, on_grid, targets, blocks, grid, negative):
+    maps = relevance_maps(visual, on_grid, targets, "last grad", negative=negative)
+    for i in range(2):
+        for k in range(3):
+            gradient = blocks[i][k][-1][1][:, 0]  # that of the CLS row, [head, token]
+            rows = [(gradient * attention[:, 0]).relu().mean(0) for attention, _ in blocks[i][k]]
+            expected, weight = torch.zeros_like(rows[0]), 1
+            for row in reversed(rows):
+                expected = expected + weight * row
+                weight = weight * (1 + row[0])
+            assert relative_error(maps[i, k], expected[1:].reshape(grid)) < 1e-9
+
+
+@every_method
+def test_a_difference_of_unit_targets_explains_the_difference_of_cosines(
+    visual, images, targets, method
+):
+    first, second = F.normalize(targets[:2], dim=-1)
+    maps = direction_maps(visual, images, (first - second).unsqueeze(0), method)
+    for image, result in zip(images, maps[:, 0], strict=True):
+        blocks = recorded_blocks(
+            visual, image, lambda features: cosine(first)(features) - cosine(second)(features)
+        )
+        assert relative_error(result, oracle_map(method, blocks, (4, 4))) < 1e-9
+
+
+# What maps depend on
+
+
+@every_method
+def test_the_length_of_targets_does_not_matter(visual, images, targets, method):
+    maps = relevance_maps(visual, images, targets, method)
+    scaled = relevance_maps(visual, images, 1e-3 * targets, method)
+    assert relative_error(scaled, maps) < 1e-12
+
+
+@every_method
+def test_a_map_depends_on_its_own_image_and_target_alone(visual, images, targets, method):
+    maps = relevance_maps(visual, images, targets, method)
+    for i in range(2):
+        for k in range(3):
+            alone = relevance_maps(visual, images[i : i + 1], targets[k : k + 1], method)
+            assert relative_error(alone[0, 0], maps[i, k]) < 1e-12
+
+
+def test_last_grad_is_the_default_and_a_whole_clip_stands_for_its_encoder(clip, images, targets):
+    maps = relevance_maps(clip, images, targets)
+    assert torch.equal(maps, relevance_maps(clip.visual, images, targets, "last grad"))
+
+
+# Dtypes and modes
+
+
+@every_method
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float16, 0.01), (torch.bfloat16, 0.1)]
+)
+def test_lower_precisions_are_close(visual, images, targets, method, dtype, tolerance):
+    expected = relevance_maps(visual, images, targets, method)
+    lower = convert_weights(visual, dtype)
+    maps = relevance_maps(lower, images.to(dtype), targets.to(dtype), method)
+    assert maps.dtype == torch.float32
+    assert relative_error(maps.double(), expected) < tolerance
+
+
+@every_method
+def test_modes_of_the_caller_and_of_the_model_make_no_difference(visual, images, targets, method):
+    expected = relevance_maps(visual, images, targets, method)
+
+    def assert_same_maps() -> None:
+        maps = relevance_maps(visual, images.clone(), targets.clone(), method)
+        assert relative_error(maps, expected) < 1e-12
+        assert not maps.requires_grad
+
+    with torch.no_grad():
+        assert_same_maps()
+    with torch.inference_mode():
+        assert_same_maps()
+    visual.train()
+    assert_same_maps()
+    visual.requires_grad_(False)
+    assert_same_maps()
+    images, targets = images.clone().requires_grad_(), targets.clone().requires_grad_()
+    assert_same_maps()
+
+
+# The steps after
+
+
+def test_normalised_maps_reach_from_0_to_1():
+    maps = normalise_maps(noise(2, 3, 4, 5) * 7 - 3)
+    assert torch.equal(maps.amin((-2, -1)), torch.zeros(2, 3, dtype=maps.dtype))
+    assert torch.equal(maps.amax((-2, -1)), torch.ones(2, 3, dtype=maps.dtype))
+
+
+def test_normalising_keeps_the_order_of_cells_and_treats_each_map_apart():
+    maps = noise(2, 3, 4, 5)
+    maps[0, 0] *= 1e6
+    order = normalise_maps(maps).flatten(2).argsort()
+    assert torch.equal(order, maps.flatten(2).argsort())
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, -3.5])
+def test_a_flat_map_becomes_zero(value):
+    flat = torch.full((1, 1, 4, 4), value)
+    assert torch.equal(normalise_maps(flat), torch.zeros(1, 1, 4, 4))
+
+
+@pytest.mark.parametrize("size", [(32, 32), (24, 40), (7, 5), (4, 4), (1, 1)])
+def test_maps_are_resized_bilinearly(size):
+    maps = noise(2, 3, 4, 4)
+    expected = F.interpolate(maps, size, mode="bilinear", align_corners=False)
+    assert torch.equal(resize_maps(maps, size), expected)
+    assert torch.equal(resize_maps(maps, torch.Size(size)), expected)

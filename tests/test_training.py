@@ -1,0 +1,100 @@
+"""Training of the embedded models: resumable, and a function of its recipe alone."""
+
+import csv
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from clip_ import load
+from embedded import train as training
+from embedded.train import Recipe, Stage, caption_tokens, encode_window, tokenize, train
+from model import CLIP
+
+pytestmark = pytest.mark.skipif(
+    not hasattr(torch.optim, "Muon"), reason="training needs torch 2.9 or newer: its Muon"
+)
+
+RECIPE = Recipe(
+    model={
+        "embed_dim": 16,
+        "image_resolution": 64,
+        "vision_layers": 2,
+        "vision_width": 64,
+        "vision_patch_size": 16,
+        "context_length": 77,
+        "vocab_size": 49408,
+        "transformer_width": 64,
+        "transformer_heads": 1,
+        "transformer_layers": 1,
+    },
+    stages=(Stage(32, 12, 4, objects=2, zoom=1.5, deep=False), Stage(64, 8, 4)),
+    rates=((0, 0.5), (4, 1.0), (8, 1.0), (20, 0.0)),
+)
+
+
+@pytest.fixture(autouse=True)
+def eager():
+    """No compiler is needed to test."""
+    torch.compiler.set_stance("force_eager")
+    yield
+    torch.compiler.set_stance("default")
+
+
+def run(folder):
+    train(RECIPE, folder, folder / "tiny.safetensors", "cpu", workers=0)
+    return load_file(folder / "tiny.safetensors")
+
+
+def test_a_run_that_was_stopped_ends_with_the_weights_of_one_that_was_not(tmp_path, monkeypatch):
+    whole = run(tmp_path / "whole")
+    monkeypatch.setattr(training, "SAVE_EVERY", 0)
+    step, steps = training.Training.step, 0
+
+    def stopped(self, *batch):
+        nonlocal steps
+        steps += 1
+        if steps == 4:
+            raise KeyboardInterrupt
+        return step(self, *batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training.Training, "step", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path / "stopped")
+    assert not (tmp_path / "stopped" / "tiny.safetensors").exists()
+    resumed = run(tmp_path / "stopped")
+    assert whole.keys() == resumed.keys()
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_weights_are_half_precision_in_the_official_layout(tmp_path):
+    weights = run(tmp_path)
+    assert {tensor.dtype for tensor in weights.values()} == {torch.float16}
+    model, _ = load(tmp_path / "tiny.safetensors", device="cpu")
+    assert model.visual.input_resolution == 64
+    assert model.encode_text(tokenize("a horse")).shape == (1, 16)
+
+
+def test_the_log_has_a_row_with_every_loss(tmp_path):
+    run(tmp_path)
+    with (tmp_path / "log.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    assert row["images"] == "20"
+    assert {"caption", "concept", "patch", "deep", "top1"} <= row.keys()
+
+
+def test_a_window_that_is_the_whole_grid_is_the_image():
+    torch.manual_seed(0)
+    model = CLIP(**RECIPE.model).eval()
+    images = torch.randn(2, 3, 64, 64)
+    tokens, early = encode_window(model.visual, images, (0, 0))
+    assert len(early) == model.visual.transformer.layers - 1
+    torch.testing.assert_close(model.visual.project(tokens[:, 0]), model.encode_image(images))
+
+
+@pytest.mark.parametrize(
+    "caption", ["", "a horse, a cow and a woman's hat on sand", "an ice cream on a grey background"]
+)
+def test_captions_are_tokenized_as_the_model_reads_them(caption):
+    assert torch.equal(caption_tokens(caption), tokenize(caption)[0, : training.CAPTION_TOKENS])
