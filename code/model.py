@@ -277,18 +277,25 @@ class AttentionPool2d(nn.Module):
     def forward(
         self, x: Float[Tensor, "image channel row column"]
     ) -> Float[Tensor, "image feature"]:
-        cells = x.flatten(2).mT
-        tokens = torch.cat([cells.mean(1, keepdim=True), cells], 1)
-        tokens = tokens + fit_positions(self.positional_embedding, tuple(x.shape[-2:]))
-        q, k, v = (
-            project(t).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            for project, t in (
-                (self.q_proj, tokens[:, :1]),
-                (self.k_proj, tokens),
-                (self.v_proj, tokens),
-            )
+        return self.pool(x, fit_positions(self.positional_embedding, tuple(x.shape[-2:])))
+
+    def pool(
+        self,
+        x: Float[Tensor, "image channel row column"],
+        positions: Float[Tensor, "1+cell channel"],
+    ) -> Float[Tensor, "image feature"]:
+        tokens = torch.cat([x.mean((2, 3)).unsqueeze(2), x.flatten(2)], 2).mT + positions
+        # Only the mean token asks, so W_k goes to the query's side and W_v behind the mean: exact,
+        # and no key or value is computed for any cell (that takes 20 times the arithmetic in RN50).
+        # b_k adds the same to all scores of a head, and the softmax does not see it.
+        k_weight, v_weight = (
+            project.weight.unflatten(0, (self.heads, -1)) for project in (self.k_proj, self.v_proj)
         )
-        return self.c_proj(F.scaled_dot_product_attention(q, k, v).flatten(1))
+        query = self.q_proj(tokens[:, 0]).unflatten(-1, (self.heads, -1))
+        query = torch.einsum("bhd,hdc->bhc", query * query.shape[-1] ** -0.5, k_weight)
+        mean = (query @ tokens.mT).softmax(-1) @ tokens
+        values = torch.einsum("bhc,hdc->bhd", mean, v_weight).flatten(1) + self.v_proj.bias
+        return self.c_proj(values)
 
 
 class ModifiedResNet(nn.Module):
@@ -332,13 +339,22 @@ class ModifiedResNet(nn.Module):
     def forward(
         self, images: Float[Tensor, "image 3 height width"]
     ) -> Float[Tensor, "image feature"]:
-        patch_grid(images, self.stride)
+        return self.attnpool(self.trunk(images))
+
+    def grid(self, images: Float[Tensor, "image 3 height width"]) -> tuple[int, int]:
+        """Rows and columns of the grid that the attention pool reads."""
+        return patch_grid(images, self.stride)
+
+    def trunk(
+        self, images: Float[Tensor, "image 3 height width"]
+    ) -> Float[Tensor, "image channel row column"]:
+        """What the attention pool reads: the activations of `layer4`."""
+        self.grid(images)
         x = images.to(self.conv1.weight.dtype)
         x = self.relu1(self.bn1(self.conv1(x)))
         x = self.relu2(self.bn2(self.conv2(x)))
         x = self.avgpool(self.relu3(self.bn3(self.conv3(x))))
-        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
-        return self.attnpool(x)
+        return self.layer4(self.layer3(self.layer2(self.layer1(x))))
 
 
 class CLIP(nn.Module):

@@ -20,6 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from model import ResidualAttentionBlock, VisionTransformer
+from objective import objective_slopes
 
 Blocks = Iterator[
     tuple[Float[Tensor, "image 1 head query token"], Float[Tensor, "image target head query token"]]
@@ -96,17 +97,6 @@ def record_last_block(
     # mixed = row @ v, written out because autograd would copy v for every target.
     gradient = torch.einsum("kbhqd,bhtd->bkhqt", slopes, v.detach())
     return row.detach(), gradient, rest
-
-
-def objective_slopes(
-    features: Float[Tensor, "image feature"], directions: Float[Tensor, "image target feature"]
-) -> Float[Tensor, "target image feature"]:
-    """d (f / |f|)·t / d f = (t - (t·u) u) / |f| with u = f / |f|: the way back starts here."""
-    exact = features.unsqueeze(1).to(directions.dtype)
-    length = exact.norm(dim=-1, keepdim=True)
-    unit = exact / length
-    along = (directions * unit).sum(-1, keepdim=True)
-    return ((directions - along * unit) / length).transpose(0, 1).to(features.dtype)
 
 
 def recorded(attention: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:

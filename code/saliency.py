@@ -1,44 +1,50 @@
 """Where in an image does its similarity to a target come from? Maps for batches of both.
 
-    relevance_maps(model, images, targets)                     raw, on the patch grid
-    resize_maps(normalise_maps(maps), images.shape[-2:])       in [0, 1], at the size of the images
+    relevance_maps(model, images, targets)                     raw, on the grid
+    normalise_maps(resize_maps(maps, images.shape[-2:]))       in [0, 1], at the size of the images
 
 The network is only read: nothing is stored on it, no parameter gets a gradient, and several threads
 may explain with one model.
 """
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from model import VisionTransformer
+from maps import normalise_maps, resize_maps
+from model import ModifiedResNet, VisionTransformer
+from objective import for_each_image, target_directions
+from pytorch_grad_cam import CAMS
 from vit_methods import METHODS
+
+__all__ = ["direction_maps", "methods", "normalise_maps", "relevance_maps", "resize_maps"]
 
 
 def relevance_maps(
     model: nn.Module,
     images: Float[Tensor, "image 3 height width"],
     targets: Float[Tensor, "*image target feature"],
-    method: str = "last grad",
+    method: str | None = None,
     *,
     negative: bool = False,
     start_block: int = 0,
 ) -> Float[Tensor, "image target row column"]:
-    """Relevance of every patch of each image to its cosine similarity with each target.
+    """Relevance of every cell of each image to its cosine similarity with each target.
 
     model: a CLIP, or its image encoder (`clip.visual`).
-    images: [B, 3, H, W] as `preprocess` makes them; sides are multiples of the patch size.
+    images: [B, 3, H, W] as `preprocess` makes them; sides are multiples of the patch size (ViT) or
+        of 32 (ResNet).
     targets: features of texts, images or emotions, [K, D] (all of them for every image) or
         [B, K, D] (for each image its own). Their length does not matter, only their direction.
-    method: a key of `vit_methods.METHODS`.
+    method: one of `methods(model)`; by default "last grad" for a ViT and "GradCAM" for a ResNet.
     negative: explain dissimilarity, the negated cosine, instead.
-    start_block: relevance collects over the blocks from this one on (negative: from the end).
-        Chefer et al. advise to leave out early blocks where there are many tokens (ViT-B/16).
+    start_block: of a ViT: relevance collects over the blocks from this one on (negative: from the
+        end). Chefer et al. advise to leave out early blocks where there are many tokens (ViT-B/16).
 
-    Returns raw relevance on the patch grid, float32 (float64 from a float64 model), neither
-    normalised nor resized. Raises ValueError on input of wrong shape, width or value, on a method
-    that is not in the table and on a block out of range.
+    Returns raw relevance on the patch grid of a ViT, or the grid of the last block of a ResNet
+    (FullGrad: of the images' size), float32 (float64 from a float64 model), neither normalised
+    nor resized. Raises ValueError on input of wrong shape, width or value, on a method that is not
+    in the table and on a block out of range.
     """
     visual = image_encoder(model)
     directions = target_directions(targets, visual.output_dim)
@@ -46,10 +52,10 @@ def relevance_maps(
 
 
 def direction_maps(
-    visual: VisionTransformer,
+    visual: VisionTransformer | ModifiedResNet,
     images: Float[Tensor, "image 3 height width"],
     directions: Float[Tensor, "*image target feature"],
-    method: str = "last grad",
+    method: str | None = None,
     negative: bool = False,
     start_block: int = 0,
 ) -> Float[Tensor, "image target row column"]:
@@ -57,66 +63,60 @@ def direction_maps(
 
     With unit targets it is their cosine; with t1 - t2 the difference of two cosines.
     """
-    if method not in METHODS:
-        raise ValueError(f"unknown method {method!r}; the methods are {', '.join(METHODS)}")
-    rows, columns = visual.grid(images)
-    if directions.ndim == 3 and len(directions) != len(images):
-        raise ValueError(f"got targets for {len(directions)} images, but {len(images)} images")
+    table = methods(visual)
+    method = method or next(iter(table))
+    if method not in table:
+        raise ValueError(
+            f"unknown method {method!r}; the methods for a {type(visual).__name__} are "
+            f"{', '.join(table)}"
+        )
+    grid = visual.grid(images)
+    if negative:
+        directions = -directions
+    if isinstance(visual, ModifiedResNet):
+        if start_block:
+            raise ValueError("start_block is for ViTs: a ResNet has no attention blocks")
+        return table[method](visual, [visual.layer4[-1]]).maps(images, directions)[0]
     first = block_index(visual, start_block)
     weight = visual.conv1.weight
-    explain = METHODS[method]
     # Autograd is needed even where the caller has switched it off for good; copies forget that.
     with torch.inference_mode(False):
         images = images.to(weight, copy=images.is_inference())
-        directions = directions.detach().to(
-            weight.device, torch.promote_types(weight.dtype, torch.float32), copy=True
-        )
-        directions = directions.expand(len(images), *directions.shape[-2:])
-        blocks = explain.record(visual, images, -directions if negative else directions, first)
-        relevance = explain.relevance(blocks)
-    return relevance[..., 1:].unflatten(-1, (rows, columns))
+        directions = for_each_image(directions, images, weight)
+        blocks = table[method].record(visual, images, directions, first)
+        relevance = table[method].relevance(blocks)
+    return relevance[..., 1:].unflatten(-1, grid)
 
 
-def normalise_maps(maps: Float[Tensor, "*batch row column"]) -> Float[Tensor, "*batch row column"]:
-    """Each map scaled to [0, 1]; a flat map becomes zero."""
-    low, high = maps.amin((-2, -1), keepdim=True), maps.amax((-2, -1), keepdim=True)
-    span = high - low
-    return torch.where(span > 0, (maps - low) / torch.where(span > 0, span, 1), 0)
+def methods(model: nn.Module) -> dict:
+    """The methods that explain a model, by name; the first is the default."""
+    return CAMS if isinstance(image_encoder(model), ModifiedResNet) else METHODS
 
 
-def resize_maps(
-    maps: Float[Tensor, "image target row column"], size: tuple[int, int]
-) -> Float[Tensor, "image target height width"]:
-    """Maps enlarged bilinearly to the (height, width) of the image."""
-    return F.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=False)
-
-
-def image_encoder(model: nn.Module) -> VisionTransformer:
+def vit_encoder(model: nn.Module) -> VisionTransformer:
     """The ViT of a CLIP, or that ViT itself."""
+    return encoder_of(
+        model, VisionTransformer, "a ViT-based CLIP or its image encoder (rn_cam explains a ResNet)"
+    )
+
+
+def resnet_encoder(model: nn.Module) -> ModifiedResNet:
+    """The ResNet of a CLIP, or that ResNet itself."""
+    return encoder_of(
+        model, ModifiedResNet, "a ResNet-based CLIP or its image encoder (vit_cam explains a ViT)"
+    )
+
+
+def image_encoder(model: nn.Module) -> VisionTransformer | ModifiedResNet:
+    """The image encoder of a CLIP, or that encoder itself."""
+    return encoder_of(model, VisionTransformer | ModifiedResNet, "a CLIP or its image encoder")
+
+
+def encoder_of(model: nn.Module, kind, wanted: str) -> nn.Module:
     visual = getattr(model, "visual", model)
-    if not isinstance(visual, VisionTransformer):
-        raise TypeError(
-            f"model must be a ViT-based CLIP or its image encoder; got {type(visual).__name__}"
-        )
+    if not isinstance(visual, kind):
+        raise TypeError(f"model must be {wanted}; got {type(visual).__name__}")
     return visual
-
-
-def target_directions(
-    targets: Float[Tensor, "*image target feature"], width: int
-) -> Float[Tensor, "*image target feature"]:
-    """Checked targets as unit vectors, in float32 at least."""
-    if targets.ndim not in (2, 3) or targets.shape[-1] != width or not targets.shape[-2]:
-        raise ValueError(
-            f"target features must be [target, {width}] or [image, target, {width}] for this "
-            f"model; got {list(targets.shape)}"
-        )
-    targets = targets.detach().to(torch.promote_types(targets.dtype, torch.float32))
-    lengths = targets.norm(dim=-1, keepdim=True)
-    if not lengths.isfinite().all():
-        raise ValueError("target features hold NaN or infinite values")
-    if not lengths.all():
-        raise ValueError("target features are all zero: no cosine with them is defined")
-    return targets / lengths
 
 
 def block_index(visual: VisionTransformer, block: int) -> int:

@@ -11,11 +11,10 @@ at once use `saliency.relevance_maps`, on which all of these stand.
 
 from collections.abc import Callable
 
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from image_utils import (
@@ -23,23 +22,14 @@ from image_utils import (
     normalise_pixels,
     show_cam_on_image,
     show_overlapped_cam,
-    to_bytes,
     true_colours,
 )
+from maps import normalise_maps, resize_maps
+from objective import target_directions
+from one_image import Map, Picture, at_image_size, draw, single
 from recording import record_all_queries
-from saliency import (
-    block_index,
-    direction_maps,
-    image_encoder,
-    normalise_maps,
-    relevance_maps,
-    resize_maps,
-    target_directions,
-)
+from saliency import block_index, direction_maps, relevance_maps, vit_encoder
 from words import Word, word_directions
-
-Map = Float[np.ndarray, "row column"]
-Picture = UInt8[np.ndarray, "row column 3"]
 
 
 def vit_relevance(
@@ -53,7 +43,9 @@ def vit_relevance(
     """Relevance of each pixel in [0, 1] (bilinear from the patch grid), and the image in [0, 1]."""
     single(image, target_features)
     image, target_features = image.to(device), target_features.to(device)
-    maps = relevance_maps(img_encoder, image, target_features, method, negative=neg_saliency)
+    maps = relevance_maps(
+        vit_encoder(img_encoder), image, target_features, method, negative=neg_saliency
+    )
     return at_image_size(maps, image), as_picture(image[0])
 
 
@@ -103,7 +95,7 @@ def vit_perword_relevance(
     image = image.to(device)
     directions = word_directions(clip_model, clip_tokenizer, text, [masked_word])
     method = "last grad" if use_last_grad else "all grads"
-    maps = direction_maps(image_encoder(clip_model), image, directions, method)
+    maps = direction_maps(vit_encoder(clip_model), image, directions, method)
     return at_image_size(maps, image), as_picture(image[0])
 
 
@@ -138,7 +130,7 @@ def vit_block_vis(
     the mean of all heads, scaled to [0, 1]; it is normalised as CLIP asks before it is scored.
     """
     single(image, target_features)
-    visual = image_encoder(img_encoder)
+    visual = vit_encoder(img_encoder)
     index = block_index(visual, block)
     with torch.inference_mode(False), torch.no_grad():  # as `direction_maps` does, with copies
         image, target = image.to(device, copy=True), target_features.to(device, copy=True)
@@ -155,25 +147,3 @@ def vit_block_vis(
         score = F.cosine_similarity(features.float(), target.float())[0]
     draw(seen.permute(1, 2, 0).cpu().numpy())
     return score
-
-
-def single(image: Tensor, target_features: Tensor | None = None) -> None:
-    """Refuse more than one image or target with a word on what takes them."""
-    for name, given, axes in (("image", image, 4), ("target_features", target_features, 2)):
-        if given is not None and (given.ndim != axes or len(given) != 1):
-            raise ValueError(
-                f"{name} must be one, with a leading axis of 1; got {list(given.shape)}. "
-                "saliency.relevance_maps takes many"
-            )
-
-
-def at_image_size(maps: Float[Tensor, "1 1 row column"], image: Tensor) -> Map:
-    """The one map, in [0, 1] at the size of the image."""
-    return normalise_maps(resize_maps(maps, image.shape[-2:]))[0, 0].float().cpu().numpy()
-
-
-def draw(picture: Float[np.ndarray, "row column 3"]) -> Picture:
-    """Show on the current axes, as `plt.imshow` does, and return what is shown."""
-    shown = to_bytes(picture)
-    plt.imshow(shown)
-    return shown

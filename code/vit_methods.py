@@ -76,7 +76,7 @@ class Method:
 
 
 METHODS = {
-    "gradcam": Method(gradcam, record_cls_queries),
-    "all grads": Method(all_grads, record_all_queries),
     "last grad": Method(last_grad, record_cls_queries),
+    "all grads": Method(all_grads, record_all_queries),
+    "gradcam": Method(gradcam, record_cls_queries),
 }

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from clip_ import load
 from embedded import train as training
-from embedded.train import Recipe, Stage, caption_tokens, encode_window, tokenize, train
+from embedded.train import Recipe, Stage, caption_tokens, tokenize, train
 from model import CLIP
 
 pytestmark = pytest.mark.skipif(
@@ -31,6 +31,13 @@ RECIPE = Recipe(
     stages=(Stage(32, 12, 4, objects=2, zoom=1.5, deep=False), Stage(64, 8, 4)),
     rates=((0, 0.5), (4, 1.0), (8, 1.0), (20, 0.0)),
 )
+
+RESNET = RECIPE.model | {
+    "image_resolution": 128,
+    "vision_layers": (1, 1, 1, 1),
+    "vision_width": 8,
+    "vision_patch_size": None,
+}
 
 
 @pytest.fixture(autouse=True)
@@ -88,9 +95,27 @@ def test_a_window_that_is_the_whole_grid_is_the_image():
     torch.manual_seed(0)
     model = CLIP(**RECIPE.model).eval()
     images = torch.randn(2, 3, 64, 64)
-    tokens, early = encode_window(model.visual, images, (0, 0))
+    features, early = training.encode_vit(model.visual, images, (0, 0))
     assert len(early) == model.visual.transformer.layers - 1
-    torch.testing.assert_close(model.visual.project(tokens[:, 0]), model.encode_image(images))
+    torch.testing.assert_close(features[:, 0], model.encode_image(images))
+
+
+def test_the_resnet_is_trained_by_the_features_that_it_gives():
+    torch.manual_seed(0)
+    model = CLIP(**RESNET).eval()
+    images = torch.randn(2, 3, 128, 128)
+    features, early = training.encode_resnet(model.visual, images, (0, 0))
+    assert features.shape == (2, 1 + 4 * 4, 16)
+    assert early is None
+    torch.testing.assert_close(features[:, 0], model.encode_image(images))
+
+
+def test_a_resnet_trains_from_windows_to_whole_images(tmp_path):
+    stages = (Stage(64, 8, 4, objects=2, deep=False), Stage(128, 4, 4, deep=False))
+    recipe = Recipe(model=RESNET, stages=stages, rates=((0, 1.0), (12, 0.0)))
+    train(recipe, tmp_path, tmp_path / "tiny.safetensors", "cpu", workers=0)
+    model, _ = load(tmp_path / "tiny.safetensors", device="cpu")
+    assert model.visual.attnpool.positional_embedding.shape[0] == 1 + 4 * 4
 
 
 @pytest.mark.parametrize(

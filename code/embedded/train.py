@@ -24,6 +24,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
@@ -32,7 +33,7 @@ from tqdm import tqdm
 from clip_ import tokenize
 from embedded import scenes
 from image_utils import normalise_pixels
-from model import CLIP
+from model import CLIP, ModifiedResNet, VisionTransformer
 
 CAPTION_TOKENS = 40  # enough for every caption; the attention is causal, so padding is cut off
 PROMPT_TOKENS = 16
@@ -79,6 +80,12 @@ VIT = {
     "vision_width": 192,
     "vision_patch_size": 16,
 }
+RESNET = {
+    "image_resolution": 224,
+    "vision_layers": (1, 2, 2, 1),
+    "vision_width": 32,
+    "vision_patch_size": None,
+}
 RECIPES = {
     "ViT-emoji": Recipe(
         model=TEXT | VIT,
@@ -88,6 +95,15 @@ RECIPES = {
             Stage(224, 240_000, 128),
         ),
         rates=((0, 0.0), (20_000, 1.0), (400_000, 1.0), (560_000, 1 / 3), (720_000, 0.0)),
+    ),
+    "RN-emoji": Recipe(
+        model=TEXT | RESNET,
+        stages=(
+            Stage(128, 280_000, 160, objects=2, zoom=1.6, deep=False),
+            Stage(160, 160_000, 160, objects=3, zoom=1.3, deep=False),
+            Stage(224, 80_000, 128, deep=False),
+        ),
+        rates=((0, 0.0), (10_000, 1.0), (280_000, 1.0), (440_000, 1 / 3), (520_000, 0.0)),
     ),
 }
 
@@ -143,27 +159,40 @@ def concept_prompts(seed: int) -> Tensor:
     return tokenize(texts)[:, :PROMPT_TOKENS].unflatten(0, (-1, VARIANTS))
 
 
-def encode_window(
-    visual: nn.Module, images: Tensor, corner: tuple[int, int]
-) -> tuple[Tensor, list[Tensor]]:
-    """All tokens after the last block, and CLS after each of the others.
+def window(
+    positions: Tensor, grid: tuple[int, int], corner: tuple[int, int]
+) -> Float[Tensor, "1+cell width"]:
+    """The position embeddings of the part of the native grid whose top left cell is `corner`."""
+    side = math.isqrt(len(positions) - 1)
+    (rows, columns), (top, left) = grid, corner
+    square = positions[1:].unflatten(0, (side, side))[top : top + rows, left : left + columns]
+    return torch.cat([positions[:1], square.flatten(0, 1)])
 
-    `images` show the window of the native grid whose top left cell is `corner`.
-    """
-    rows, columns = visual.grid(images)
-    side = math.isqrt(len(visual.positional_embedding) - 1)
-    first, square = visual.positional_embedding[:1], visual.positional_embedding[1:]
-    top, left = corner
-    window = square.unflatten(0, (side, side))[top : top + rows, left : left + columns]
+
+def encode_vit(
+    visual: VisionTransformer, images: Tensor, corner: tuple[int, int]
+) -> tuple[Float[Tensor, "image 1+cell feature"], Float[Tensor, "block image feature"] | None]:
+    """Features of all tokens after the last block, and of CLS after each of the others."""
+    positions = window(visual.positional_embedding, visual.grid(images), corner)
     patches = visual.conv1(images).flatten(2).mT
     cls = visual.class_embedding.expand(len(patches), 1, -1).to(patches.dtype)
-    positions = torch.cat([first, window.flatten(0, 1)])
     x = visual.ln_pre(torch.cat([cls, patches], 1) + positions)
     early = []
     for block in visual.transformer.resblocks:
         early.append(x[:, 0])
         x = through_block(block, x)
-    return x, early[1:]
+    return visual.project(x), visual.project(torch.stack(early[1:]))
+
+
+def encode_resnet(
+    visual: ModifiedResNet, images: Tensor, corner: tuple[int, int]
+) -> tuple[Float[Tensor, "image 1+cell feature"], None]:
+    """Features of the attention pool, and of each cell as if the pool attended to it alone."""
+    pool = visual.attnpool
+    positions = window(pool.positional_embedding, visual.grid(images), corner)
+    x = visual.trunk(images.contiguous(memory_format=torch.channels_last))
+    cells = pool.c_proj(pool.v_proj(x.flatten(2).mT + positions[1:]))
+    return torch.cat([pool.pool(x, positions)[:, None], cells], 1), None
 
 
 @torch.compile
@@ -181,8 +210,9 @@ def concept_loss(logits: Tensor, present: Tensor) -> Tensor:
 
 def losses(model: CLIP, images, captions, prompts, present, corner, deep) -> dict[str, Tensor]:
     """The losses of one batch, and how often a single object is named right."""
-    tokens, early = encode_window(model.visual, images, corner)
-    features = F.normalize(model.visual.project(tokens).float(), dim=-1)
+    encode = encode_resnet if isinstance(model.visual, ModifiedResNet) else encode_vit
+    features, early = encode(model.visual, images, corner)
+    features = F.normalize(features.float(), dim=-1)
     texts = F.normalize(model.encode_text(captions).float(), dim=-1)
     concepts = F.normalize(model.encode_text(prompts).float(), dim=-1)
     scale = model.logit_scale.exp()
@@ -199,9 +229,8 @@ def losses(model: CLIP, images, captions, prompts, present, corner, deep) -> dic
         "patch": concept_loss(patch_scores, present),
     }
     if deep:
-        early = F.normalize(model.visual.project(torch.cat(early)).float(), dim=-1)
-        blocks = len(early) // len(present)
-        found["deep"] = concept_loss(scale * early @ concepts.T, present.repeat(blocks, 1))
+        early = F.normalize(early.float(), dim=-1)
+        found["deep"] = concept_loss(scale * early @ concepts.T, present.expand(len(early), -1, -1))
     found["loss"] = sum(found.values())
     found["top1"] = right.float().mean()
     return found
@@ -245,16 +274,16 @@ class Training:
         self, images: Tensor, captions: Tensor, present: Tensor, deep: bool
     ) -> dict[str, float]:
         images, captions, present = (t.to(self.device) for t in (images, captions, present))
+        images = normalise_pixels(images / 255)
         rng = np.random.default_rng((self.recipe.seed, self.seen))
-        room = self.model.visual.input_resolution - images.shape[-1]
-        corner = tuple(rng.integers(0, room // self.model.visual.patch_size + 1, size=2).tolist())
+        side, rows = self.model.visual.input_resolution, self.model.visual.grid(images)[0]
+        room = (side - images.shape[-1]) * rows // images.shape[-1]
+        corner = tuple(rng.integers(0, room + 1, size=2).tolist())
         variant = torch.from_numpy(rng.integers(VARIANTS, size=len(self.prompts)))
         prompts = self.prompts[torch.arange(len(variant)), variant]
         self.set_rates()
         with torch.autocast(self.device, torch.bfloat16):
-            parts = losses(
-                self.model, normalise_pixels(images / 255), captions, prompts, present, corner, deep
-            )
+            parts = losses(self.model, images, captions, prompts, present, corner, deep)
         parts["loss"].backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         for optimizer in self.optimizers:
@@ -320,9 +349,7 @@ def train(recipe: Recipe, folder: Path, output: Path, device: str, workers: int)
         now = time.monotonic()
         if now - logged > LOG_EVERY or run.seen == run.total:
             run.seconds += now - logged
-            means = {
-                key: float(np.nanmean([h.get(key, np.nan) for h in history])) for key in LOGGED
-            }
+            means = {key: mean([h.get(key, math.nan) for h in history]) for key in LOGGED}
             write_row(log, {"images": run.seen, "seconds": run.seconds} | means)
             progress.set_postfix({key: f"{value:.3f}" for key, value in means.items()})
             history, logged = [], now

@@ -1,0 +1,74 @@
+"""CAMs that weigh channels by the gradient G of the objective at their activations A."""
+
+from jaxtyping import Float
+from torch import Tensor
+
+from objective import LOGIT_SCALE
+from pytorch_grad_cam.base import BaseCAM, Record
+
+Weights = Float[Tensor, "image target channel #row #column"]
+
+
+class GradCAM(BaseCAM):
+    """Selvaraju et al., ICCV 2017, eqs. 1-2: w_c = mean_ij G_cij."""
+
+    def weights(self, record: Record) -> Weights:
+        return record.gradients.mean((-2, -1), keepdim=True)
+
+
+class GradCAMPlusPlus(BaseCAM):
+    """Chattopadhay et al., WACV 2018, eqs. 7 and 19.
+
+    w_c = Σ_ij α_cij relu(G_cij),  α_cij = G² / (2 G² + G³ Σ_ab A_cab)
+
+    Not proportional to G: here the objective is 100 times the cosine, CLIP's logit. Equation 19
+    takes the exponential of the score that is differentiated; the score as it is, and the 1e-6,
+    follow pytorch-grad-cam.
+    """
+
+    def weights(self, record: Record) -> Weights:
+        gradients = LOGIT_SCALE * record.gradients
+        square, total = gradients**2, record.activations.sum((-2, -1), keepdim=True)
+        alpha = square / (2 * square + square * gradients * total + 1e-6)
+        return (alpha * gradients.relu()).sum((-2, -1), keepdim=True)
+
+
+class XGradCAM(BaseCAM):
+    """Fu et al., BMVC 2020, eq. 8: w_c = Σ_ij G_cij A_cij / Σ_ij A_cij."""
+
+    def weights(self, record: Record) -> Weights:
+        product = (record.gradients * record.activations).sum((-2, -1), keepdim=True)
+        return product / (record.activations.sum((-2, -1), keepdim=True) + 1e-7)
+
+
+class HiResCAM(BaseCAM):
+    """Draelos and Carin, 2020: the gradient itself, w_cij = G_cij."""
+
+    def weights(self, record: Record) -> Weights:
+        return record.gradients
+
+
+class LayerCAM(BaseCAM):
+    """Jiang et al., IEEE TIP 2021, eq. 5: w_cij = relu(G_cij)."""
+
+    def weights(self, record: Record) -> Weights:
+        return record.gradients.relu()
+
+
+class EigenGradCAM(BaseCAM):
+    """The principal component of G ∘ A (after EigenCAM; Gildenblat, pytorch-grad-cam)."""
+
+    takes_principal_component = True
+
+    def weights(self, record: Record) -> Weights:
+        return record.gradients
+
+
+class EigenCAM(BaseCAM):
+    """Muhammad and Yeasin, IJCNN 2020: the principal component of A, whatever the target."""
+
+    uses_gradients = False
+    takes_principal_component = True
+
+    def weights(self, record: Record) -> Weights:
+        return record.activations.new_ones(1)

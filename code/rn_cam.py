@@ -1,0 +1,119 @@
+"""Saliency of ResNet-based CLIP for one image and one target, with the original's signatures.
+
+In all functions: `image` is what `preprocess` returns with a batch axis, [1, 3, H, W];
+`target_features` [1, D] are the features of a text, an image or an emotion, normalised or not;
+`img_encoder` is `clip_model.visual` (or the CLIP itself); `method` is a class of
+`pytorch_grad_cam`, such as `GradCAM`, applied to the last block; with `neg_saliency` dissimilarity
+is explained instead of similarity.
+
+`interpret_*` draw on the current matplotlib axes. For many images or targets at once use
+`saliency.relevance_maps`.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from image_utils import as_picture, show_cam_on_image, show_overlapped_cam
+from model import ModifiedResNet
+from objective import target_directions
+from one_image import Map, Picture, at_image_size, draw, single
+from pytorch_grad_cam import BaseCAM
+from saliency import resnet_encoder
+from words import Word, word_directions
+
+
+def rn_relevance(
+    image: Float[Tensor, "1 3 row column"],
+    target_features: Float[Tensor, "1 feature"],
+    img_encoder: nn.Module,
+    method: type[BaseCAM],
+    device: str | torch.device,
+    neg_saliency: bool = False,
+) -> tuple[Map, Float[np.ndarray, "row column 3"]]:
+    """Relevance of each pixel in [0, 1] (bilinear from the grid), and the image in [0, 1]."""
+    single(image, target_features)
+    visual = resnet_encoder(img_encoder)
+    direction = target_directions(target_features, visual.output_dim)
+    return direction_relevance(
+        image, -direction if neg_saliency else direction, visual, method, device
+    )
+
+
+def interpret_rn(
+    image: Float[Tensor, "1 3 row column"],
+    target_features: Float[Tensor, "1 feature"],
+    img_encoder: nn.Module,
+    method: type[BaseCAM],
+    device: str | torch.device,
+    neg_saliency: bool = False,
+) -> Picture:
+    """Draw, and return, the heat map of `rn_relevance` over the image."""
+    relevance, picture = rn_relevance(
+        image, target_features, img_encoder, method, device, neg_saliency
+    )
+    return draw(show_cam_on_image(picture, relevance, neg_saliency))
+
+
+def interpret_rn_overlapped(
+    image: Float[Tensor, "1 3 row column"],
+    target_features: Float[Tensor, "1 feature"],
+    img_encoder: nn.Module,
+    method: type[BaseCAM],
+    device: str | torch.device,
+) -> Picture:
+    """Draw, and return, positive (red) and negative (blue) saliency over the image."""
+    positive, picture = rn_relevance(image, target_features, img_encoder, method, device)
+    negative, _ = rn_relevance(image, target_features, img_encoder, method, device, True)
+    return draw(show_overlapped_cam(picture, negative, positive))
+
+
+def rn_perword_relevance(
+    image: Float[Tensor, "1 3 row column"],
+    text: str,
+    clip_model: nn.Module,
+    clip_tokenizer: Callable[[list[str]], Tensor],
+    method: type[BaseCAM],
+    device: str | torch.device,
+    masked_word: Word = "",
+) -> tuple[Map, Float[np.ndarray, "row column 3"]]:
+    """Relevance to what a word adds: s(text) - s(text without the word), s the cosine.
+
+    masked_word: a whole word (or several in a row) of the text, or its position if it is repeated;
+        empty for the whole text. Returns as `rn_relevance` does.
+    """
+    single(image)
+    visual = resnet_encoder(clip_model)
+    directions = word_directions(clip_model, clip_tokenizer, text, [masked_word])
+    return direction_relevance(image, directions, visual, method, device)
+
+
+def interpret_perword_rn(
+    image: Float[Tensor, "1 3 row column"],
+    text: str,
+    clip_model: nn.Module,
+    clip_tokenizer: Callable[[list[str]], Tensor],
+    method: type[BaseCAM],
+    device: str | torch.device,
+    masked_word: Word = "",
+) -> Picture:
+    """Draw, and return, the heat map of `rn_perword_relevance` over the image."""
+    relevance, picture = rn_perword_relevance(
+        image, text, clip_model, clip_tokenizer, method, device, masked_word
+    )
+    return draw(show_cam_on_image(picture, relevance))
+
+
+def direction_relevance(
+    image: Float[Tensor, "1 3 row column"],
+    direction: Float[Tensor, "1 feature"],
+    visual: ModifiedResNet,
+    method: type[BaseCAM],
+    device: str | torch.device,
+) -> tuple[Map, Float[np.ndarray, "row column 3"]]:
+    image = image.to(device)
+    cam = method(model=visual, target_layers=[visual.layer4[-1]])
+    return at_image_size(cam.maps(image, direction)[0], image), as_picture(image[0])
