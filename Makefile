@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export PYTHONPATH := code
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint eval-vit train-vit bench images clean
+.PHONY: help demo test lint eval-vit eval-rn train-vit train-rn bench method-figures images clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -21,7 +21,7 @@ $(VENV)/.dev: requirements-dev.txt $(VENV)/.run
 	$(BIN)/pip install -q -r requirements-dev.txt
 	@touch $@
 
-demo: $(VENV)/.run ## explain an image with the embedded ViT, into results/demo/
+demo: $(VENV)/.run ## explain images with both embedded models, into results/demo/
 	$(BIN)/python code/demo.py
 
 test: $(VENV)/.dev ## run the test suite
@@ -34,11 +34,20 @@ lint: $(VENV)/.dev ## check style and format
 eval-vit: $(VENV)/.run ## measure ViT-emoji: zero-shot top-1 and pointing, with intervals
 	$(BIN)/python -m embedded.evaluate ViT-emoji
 
+eval-rn: $(VENV)/.run ## measure RN-emoji
+	$(BIN)/python -m embedded.evaluate RN-emoji
+
 train-vit: $(VENV)/.run ## train ViT-emoji (resumes; hours on a CPU)
 	$(BIN)/python -m embedded.train ViT-emoji
 
-bench: $(VENV)/.run ## speed and memory of the ViT methods
-	$(BIN)/python benchmarks/speed.py
+train-rn: $(VENV)/.run ## train RN-emoji
+	$(BIN)/python -m embedded.train RN-emoji
+
+bench: $(VENV)/.dev ## speed and memory of every method, into results/benchmarks/
+	$(BIN)/python benchmarks/speed.py --output results/benchmarks/speed.csv
+
+method-figures: $(VENV)/.run ## draw the thumbnails of the table of methods
+	$(BIN)/python code/method_figures.py
 
 images: $(VENV)/.run ## draw the emoji scenes of Images/ again
 	$(BIN)/python -m embedded.make_images

@@ -1,4 +1,4 @@
-"""Time and memory of ViT saliency, against one forward pass and against the original's algorithm.
+"""Time and memory of saliency, against one forward pass and against what there was before.
 
     python benchmarks/speed.py                            every case, some minutes on two cores
     python benchmarks/speed.py --batches 8 --seconds 30   steadier figures
@@ -15,6 +15,8 @@ network, number of images, number of targets K and method, the script times one 
 The three take turns, round after round, and ratios are taken within a round: what slows the machine
 down for a while slows all three. Reported are medians over rounds, with the quartiles of the ratio.
 
+ResNets are in `speed_resnet.py`: every CAM, against PyPI's grad-cam.
+
 Two things are measured in part and scaled. The original handles one pair of image and target at a
 time, so its cost is exactly linear in pairs: each round times a single pair. And `all grads`, whose
 cost is linear in pairs but for one forward pass, runs on as many of the images as `--pairs` allows
@@ -25,18 +27,15 @@ the high-water mark of resident memory in a fresh process, on CUDA what PyTorch'
 """
 
 import argparse
-import csv
 import functools
 import math
-import platform
 import resource
 import statistics
 import sys
-import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -45,6 +44,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "code"))
+
+from speed_resnet import SHAPES as RESNETS
+from speed_resnet import resnet_rows
+from table import Aim, Row, machine, quartiles, save, show, show_verdicts, take_turns
 
 from model import CLIP, LayerNorm, VisionTransformer
 from saliency import relevance_maps
@@ -62,17 +65,6 @@ FORWARD, ORIGINAL = "forward", "original, one pair"
 MIB = 2**20
 
 
-@dataclass(frozen=True)
-class Aim:
-    """What a method should reach at K targets: at most so many forwards, or times faster."""
-
-    method: str
-    targets: int
-    measure: str
-    bound: float
-    batch: int = 8
-
-
 AIMS = (
     Aim("last grad", 1, "forwards", 1.0),
     Aim("last grad", 9, "forwards", 1.05),
@@ -80,6 +72,9 @@ AIMS = (
     Aim("last grad", 9, "speed_up", 25),
     Aim("last grad", 64, "speed_up", 100),
     Aim("all grads", 1, "forwards", 2.5),
+    Aim("GradCAM", 9, "forwards", 1.2),
+    Aim("AblationCAM", 1, "speed_up", 20),
+    Aim("ScoreCAM", 1, "forwards", 2048, batch=1),
 )
 
 
@@ -106,24 +101,6 @@ class Case:
     @property
     def scale(self) -> float:
         return self.batch / self.run
-
-
-@dataclass(frozen=True)
-class Row:
-    """A line of the table, and of the CSV file. Empty (NaN) is what was not measured."""
-
-    model: str
-    batch: int
-    targets: int
-    method: str
-    milliseconds: float
-    forwards: float = math.nan
-    forwards_low: float = math.nan
-    forwards_high: float = math.nan
-    speed_up: float = math.nan
-    peak_mib: float = math.nan
-    rounds: int = 0
-    scaled: bool = False
 
 
 # ---- What is measured
@@ -209,27 +186,6 @@ def largest_difference() -> float:
 # ---- Time
 
 
-def seconds_of(call: Callable[[], object], device: str) -> float:
-    finish = torch.cuda.synchronize if device == "cuda" else lambda: None
-    finish()
-    start = time.perf_counter()
-    call()
-    finish()
-    return time.perf_counter() - start
-
-
-def take_turns(
-    calls: list[Callable[[], object]], fewest: int, settings: Settings
-) -> list[list[float]]:
-    """Seconds of each call in each round: at least `fewest` rounds, more while there is time."""
-    rounds: list[list[float]] = []
-    start = time.perf_counter()
-    while len(rounds) < fewest or time.perf_counter() - start < settings.seconds:
-        rounds.append([seconds_of(call, settings.device) for call in calls])
-    # The first round warms up; it counts only where others are few.
-    return rounds[1:] if len(rounds) > fewest else rounds
-
-
 def time_method(
     case: Case, visual: VisionTransformer, settings: Settings
 ) -> tuple[Row, list[float], list[float]]:
@@ -239,7 +195,7 @@ def time_method(
     calls = [step(whole, visual), step(case, visual), step(single, visual)]
     # What had to be cut down is so long, and so far from every aim, that one round will do.
     cut_down = case.step == "all grads" and case.batch * case.targets > settings.pairs
-    rounds = take_turns(calls, 1 if cut_down else 3, settings)
+    rounds = take_turns(calls, 1 if cut_down else 3, settings.seconds, settings.device)
     forwards, methods, originals = (list(column) for column in zip(*rounds, strict=True))
     methods = [case.scale * seconds for seconds in methods]
     ratios = [m / f for m, f in zip(methods, forwards, strict=True)]
@@ -261,13 +217,6 @@ def time_method(
         scaled=case.scale != 1,
     )
     return row, forwards, originals
-
-
-def quartiles(values: list[float]) -> tuple[float, float]:
-    if len(values) == 1:
-        return values[0], values[0]
-    low, _, high = statistics.quantiles(values, n=4, method="inclusive")
-    return low, high
 
 
 # ---- Memory
@@ -369,31 +318,13 @@ def memory_rows(model: str, settings: Settings) -> list[Row]:
     return rows
 
 
-def show(row: Row) -> None:
-    mark = "~" if row.scaled else ""
-    spread = f"[{row.forwards_low:.2f}, {row.forwards_high:.2f}]"
-    cells = [
-        f"{row.model:<15}{row.batch:>5}{row.targets or '':>4}  {row.method:<19}",
-        cell(row.milliseconds, mark + "{:,.1f}", 13),
-        cell(row.forwards, mark + "{:.2f}", 10),
-        f"{'' if math.isnan(row.forwards_low) else spread:>18}",
-        cell(row.speed_up, mark + "{:,.1f}x", 12),
-        cell(row.peak_mib, mark + "{:,.0f}", 11),
-        f"{row.rounds or '':>7}",
-    ]
-    print("".join(cells), flush=True)
-
-
-def cell(value: float, form: str, width: int) -> str:
-    return f"{'' if math.isnan(value) else form.format(value):>{width}}"
-
-
 def show_header(settings: Settings, difference: float) -> None:
     print(f"on       {machine(settings.device)}, {settings.threads} threads")
     print(f"with     torch {torch.__version__}, {str(settings.dtype).removeprefix('torch.')}")
     print(f"maps     ours and the original's differ by {difference:.0e} (small network, float64)")
     print("forwards time over one fused inference forward of the same images, [quartiles]")
-    print("speed-up over the original's algorithm: a forward and a full backward for each pair of")
+    print("speed-up of RN50: over PyPI's grad-cam (see speed_resnet.py); of ViTs:")
+    print("         over the original's algorithm: a forward and a full backward for each pair of")
     print("         image and target; one pair is timed in each round and multiplied by the number")
     print("         of pairs (it is a loop: its cost is linear in them)")
     print("MiB      peak memory of one call, beyond model and inputs")
@@ -404,47 +335,13 @@ def show_header(settings: Settings, difference: float) -> None:
     )
 
 
-def machine(device: str) -> str:
-    if device == "cuda":
-        return torch.cuda.get_device_name()
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
-
-
-def show_verdicts(rows: list[Row]) -> None:
-    """Every aim for which there is a figure, for each model."""
-    for aim in AIMS:
-        for row in rows:
-            if (row.method, row.targets, row.batch) != (aim.method, aim.targets, aim.batch):
-                continue
-            figure = getattr(row, aim.measure)
-            slow = aim.measure == "forwards"
-            met = figure <= aim.bound if slow else figure >= aim.bound
-            said = (
-                f"{figure:.2f} forwards (aim: at most {aim.bound:g})"
-                if slow
-                else f"{figure:,.0f} times faster than the original (aim: at least {aim.bound:g})"
-            )
-            case = f"{row.model}, {row.method}, {row.batch} images, K = {row.targets}"
-            print(f"{'met' if met else 'NOT met':<9}{case}: {said}")
-
-
-def save(rows: list[Row], path: Path) -> None:
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(Row)])
-        writer.writeheader()
-        writer.writerows(asdict(row) for row in rows)
-
-
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description="Time and memory of ViT saliency, in forward passes and against the original."
+        description="Time and memory of saliency, in forward passes and against what there was."
     )
-    networks = ["ViT-B/32", "ViT-B/16"]
-    parser.add_argument("--models", nargs="+", choices=SHAPES, default=networks, metavar="MODEL")
+    networks = ["ViT-B/32", "ViT-B/16", "RN50"]
+    known = [*SHAPES, *RESNETS]
+    parser.add_argument("--models", nargs="+", choices=known, default=networks, metavar="MODEL")
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 8], metavar="IMAGES")
     parser.add_argument("--targets", nargs="+", type=int, default=[1, 9, 64], metavar="K")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS, metavar="METHOD")
@@ -487,13 +384,16 @@ def main() -> None:
     rows: list[Row] = []
     for model in chosen.models:
         for batch in chosen.batches:
-            rows += rows_of(model, batch, chosen.targets, list(chosen.methods), settings)
+            if model in RESNETS:
+                rows += resnet_rows(model, batch, settings)
+            else:
+                rows += rows_of(model, batch, chosen.targets, list(chosen.methods), settings)
             print()
     if settings.memory:
         for model in chosen.memory_models:
             rows += memory_rows(model, settings)
         print()
-    show_verdicts(rows)
+    show_verdicts(rows, AIMS)
     if chosen.output:
         save(rows, chosen.output)
 

@@ -22,11 +22,11 @@ from tqdm import tqdm
 from clip_ import load, tokenize
 from embedded import scenes
 from image_utils import normalise_pixels
-from saliency import relevance_maps, resize_maps
-from vit_methods import METHODS
+from saliency import methods, relevance_maps, resize_maps
 
 SEED = 2_000_000  # far from the scenes of training, which are numbered from 0
 BATCH = 50
+SLOW = ("ScoreCAM", "GScoreCAM")  # hundreds of forward passes a scene
 
 
 def scene_batches(
@@ -98,8 +98,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Zero-shot top-1 and pointing on emoji scenes")
     parser.add_argument("name", help="an embedded model, or a checkpoint")
     parser.add_argument("--scenes", type=int, default=2000, help="of each kind")
+    parser.add_argument("--methods", nargs="+", help=f"default: all but {', '.join(SLOW)}")
     args = parser.parse_args()
     model, _ = load(args.name, device="cpu")
+    chosen = args.methods or [method for method in methods(model) if method not in SLOW]
     concepts = len(scenes.concepts())
     print(f"{args.name}: {concepts} concepts, {args.scenes} scenes of each kind")
     for label, styles in (
@@ -108,7 +110,7 @@ def main() -> None:
     ):
         print(f"\n{label}")
         report("  top-1, one object", top1(model, styles, args.scenes), 1 / concepts)
-        hits, chance = pointing(model, styles, args.scenes, list(METHODS))
+        hits, chance = pointing(model, styles, args.scenes, chosen)
         for method, values in hits.items():
             report(f"  pointing, two objects, {method}", values, chance.mean())
 

@@ -1,0 +1,109 @@
+"""Time of every CAM on a ResNet, in forward passes and against PyPI's grad-cam, in one run.
+
+grad-cam runs in a process of its own (its import name is that of our package) and takes turns with
+ours, so that both see the same machine; it takes one target at a time, so its cost is exactly
+linear in targets, and one is timed. What takes a forward pass a channel is timed once, with one
+image: ScoreCAM, and grad-cam's ScoreCAM and AblationCAM, whose figures for more images are scaled.
+"""
+
+import functools
+import json
+import math
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from table import Row, quartiles, seconds_of, show, take_turns
+
+from model import CLIP, ModifiedResNet
+from saliency import methods, relevance_maps
+
+# embed_dim, image_resolution, vision_layers, vision_width
+SHAPES = {"RN50": (1024, 224, (3, 4, 6, 3), 64), "RN101": (512, 224, (3, 4, 23, 3), 64)}
+TARGETS = (1, 9)
+LOOKS_THROUGH = ("ScoreCAM", "GScoreCAM")  # ours: a forward pass of the whole network a channel
+PER_CHANNEL = ("ScoreCAM", "AblationCAM")  # grad-cam's: the same
+WORKER = Path(__file__).with_name("grad_cam_worker.py")
+
+
+def build(shape: tuple) -> ModifiedResNet:
+    torch.manual_seed(0)
+    return CLIP(*shape, None, 1, 1, 64, 1, 1).visual.eval()
+
+
+class GradCam:
+    """PyPI's grad-cam on the same network, in another process."""
+
+    def __init__(self, model: str, threads: int):
+        self.process = subprocess.Popen(
+            [sys.executable, "-P", str(WORKER), json.dumps(SHAPES[model]), str(threads)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env={},
+        )
+        self.process.stdout.readline()  # ready
+
+    def run(self, method: str, batch: int) -> None:
+        """One call for `batch` images and one target."""
+        self.process.stdin.write(f"{method} {batch}\n")
+        self.process.stdin.flush()
+        if not self.process.stdout.readline():
+            raise SystemExit(f"grad-cam's {method} failed: is grad-cam installed?")
+
+    def close(self) -> None:
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def resnet_rows(model: str, batch: int, settings) -> list[Row]:
+    """All rows of a model and a batch size, printed as they come."""
+    visual = build(SHAPES[model]).to(settings.device, settings.dtype)
+    images = torch.randn(batch, 3, 224, 224, device=settings.device, dtype=settings.dtype)
+    forward = functools.partial(torch.inference_mode()(visual), images)
+    grad_cam = GradCam(model, settings.threads)
+    passes, rows = [], []
+    for method in methods(visual):
+        if method in LOOKS_THROUGH and batch > 1:
+            continue  # linear in images, and long
+        theirs = math.nan
+        if method in PER_CHANNEL:
+            theirs = batch * seconds_of(functools.partial(grad_cam.run, method, 1), "cpu")
+        for count in TARGETS:
+            targets = torch.randn(count, visual.output_dim, device=settings.device)
+            calls: list[Callable[[], object]] = [
+                forward,
+                functools.partial(relevance_maps, visual, images, targets, method),
+            ]
+            if method not in (*PER_CHANNEL, "GScoreCAM"):
+                calls.append(functools.partial(grad_cam.run, method, batch))
+            slow = method in LOOKS_THROUGH
+            rounds = take_turns(
+                calls, 1 if slow else 3, 0 if slow else settings.seconds, settings.device
+            )
+            passes += [turn[0] for turn in rounds]
+            ratios = [turn[1] / turn[0] for turn in rounds]
+            gains = [count * (turn[2] if turn[2:] else theirs) / turn[1] for turn in rounds]
+            low, high = quartiles(ratios)
+            row = Row(
+                model,
+                batch,
+                count,
+                method,
+                milliseconds=1e3 * statistics.median(turn[1] for turn in rounds),
+                forwards=statistics.median(ratios),
+                forwards_low=low,
+                forwards_high=high,
+                speed_up=statistics.median(gains),
+                rounds=len(rounds),
+            )
+            rows.append(row)
+            show(row)
+    grad_cam.close()
+    rows.append(Row(model, batch, 0, "forward", 1e3 * statistics.median(passes), 1.0))
+    show(rows[-1])
+    return rows

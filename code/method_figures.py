@@ -1,0 +1,38 @@
+"""A small picture of every method on the same image and prompt: results/methods/MODEL_METHOD.png."""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from clip_ import load
+from demo import ROOT, explain
+from image_utils import show_cam_on_image, to_bytes
+from saliency import methods
+
+IMAGE, PROMPT = ROOT / "Images" / "horse&dog.png", "a horse"
+SIDE = 112
+
+
+def save(picture: np.ndarray, path: Path) -> None:
+    Image.fromarray(to_bytes(picture)).resize((SIDE, SIDE), Image.Resampling.LANCZOS).save(path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--output", type=Path, default=ROOT / "results" / "methods")
+    folder = parser.parse_args().output
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("ViT-emoji", "RN-emoji"):
+        model, preprocess = load(name)
+        for method in methods(model):
+            picture, _, maps = explain(model, preprocess, IMAGE, [PROMPT], method)
+            path = folder / f"{name}_{method.replace(' ', '-')}.png"
+            save(show_cam_on_image(picture, maps[0]), path)
+            print(f"wrote {path}")
+    save(picture, folder / "image.png")
+
+
+if __name__ == "__main__":
+    main()
