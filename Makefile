@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export PYTHONPATH := code
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint eval-vit eval-rn train-vit train-rn bench method-figures images clean
+.PHONY: help demo test lint eval-vit eval-rn train-vit train-rn bench thumbnails images clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -46,8 +46,8 @@ train-rn: $(VENV)/.run ## train RN-emoji
 bench: $(VENV)/.dev ## speed and memory of every method, into results/benchmarks/
 	$(BIN)/python benchmarks/speed.py --output results/benchmarks/speed.csv
 
-method-figures: $(VENV)/.run ## draw the thumbnails of the table of methods
-	$(BIN)/python code/method_figures.py
+thumbnails: $(VENV)/.run ## draw the thumbnails of the table of methods
+	$(BIN)/python code/thumbnails.py
 
 images: $(VENV)/.run ## draw the emoji scenes of Images/ again
 	$(BIN)/python -m embedded.make_images

@@ -41,14 +41,12 @@ def with_our_sign(cam):
 
     def signed(images, layer, targets, activations, grads, eigen_smooth):
         call = (images, layer, targets, activations, grads)
-        if type(cam).__name__ in EIGEN:
-            weighted = activations if grads is None else activations * grads
-            channel_sum = weighted.sum(1)
-        else:
-            channel_sum = component(*call, False)
-        channel_sum = channel_sum - channel_sum.mean((1, 2), keepdims=True)
         maps = component(*call, eigen_smooth)
-        return maps * np.sign((maps * channel_sum).sum((1, 2), keepdims=True))
+        if type(cam).__name__ == "EigenCAM":
+            return np.stack([m * np.sign(m.flat[np.abs(m).argmax()]) for m in maps])
+        plain = component(*call, False) if eigen_smooth else (activations * grads).sum(1)
+        plain = plain - plain.mean((1, 2), keepdims=True)
+        return maps * np.sign((maps * plain).sum((1, 2), keepdims=True))
 
     cam.get_cam_image = signed
     return cam

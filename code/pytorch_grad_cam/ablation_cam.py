@@ -1,18 +1,15 @@
 """The CAM that weighs a channel by what is lost without it."""
 
-from collections.abc import Sequence
-
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
-from tqdm import tqdm
+from torch import Tensor
 
 from objective import similarities
-from pytorch_grad_cam.base import BaseCAM, Record
+from pytorch_grad_cam.base import ChannelwiseCAM, Record
 from pytorch_grad_cam.hooks import hooked
 
 
-class AblationCAM(BaseCAM):
+class AblationCAM(ChannelwiseCAM):
     """Ramaswamy et al., WACV 2020, eq. 3: w_c = S - S_c, where S_c is S with channel c set to zero.
 
     The paper divides by S; that scales the map, and turns it around where the similarity is
@@ -20,18 +17,6 @@ class AblationCAM(BaseCAM):
     again, in batches of `batch_size` channels, for all targets at once; a channel that is zero
     everywhere is not missed and needs no run. The layer must end a residual block, or be outside.
     """
-
-    uses_gradients = False
-
-    def __init__(
-        self,
-        model: nn.Module,
-        target_layers: Sequence[nn.Module],
-        use_cuda: bool = False,
-        batch_size: int = 128,
-    ):
-        super().__init__(model, target_layers, use_cuda)
-        self.batch_size = batch_size
 
     def weights(self, record: Record) -> Float[Tensor, "image target channel 1 1"]:
         drops = []
@@ -45,8 +30,7 @@ class AblationCAM(BaseCAM):
                 )
             score = similarities(whole, directions)
             drop = channels.new_zeros(len(channels), directions.shape[0])
-            batches = channels.flatten(1).any(1).nonzero().flatten().split(self.batch_size)
-            for batch in tqdm(batches, desc="AblationCAM", unit="batch", leave=False, delay=2):
+            for batch in self.batches(channels.flatten(1).any(1)):
                 ablated = channels.repeat(len(batch), 1, 1, 1)
                 ablated[torch.arange(len(batch)), batch] = 0
                 drop[batch] = score - similarities(self.above(record, ablated), directions)

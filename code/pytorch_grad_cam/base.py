@@ -5,13 +5,14 @@ them up: relu(Σ_c w_c A_c). A method is the weight. The network below the layer
 autograd; only what lies above it is differentiated, for all targets at once.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from maps import normalise_maps
 from objective import for_each_image, objective_slopes, target_directions
@@ -41,12 +42,10 @@ class BaseCAM:
         `[model.layer4[-1]]`.
     use_cuda: move the model to the GPU; otherwise it stays where it is.
 
-    A method defines `weights`; and says whether it needs gradients, and whether it always takes the
-    principal component of the weighted channels instead of their sum.
+    A method defines `weights`, and says whether it needs gradients.
     """
 
     uses_gradients = True
-    takes_principal_component = False
 
     def __init__(
         self, model: nn.Module, target_layers: Sequence[nn.Module], use_cuda: bool = False
@@ -123,17 +122,19 @@ class BaseCAM:
             weights = self.weights(
                 Record(layer, images, features.detach(), directions, activations, gradient)
             )
-            weighted = weights * activations
-            if eigen_smooth or self.takes_principal_component:
-                maps = principal_component(weighted)
-            else:
-                maps = weighted.sum(2)
+            maps = self.combine(weights * activations, eigen_smooth)
             found.append(maps.expand(-1, directions.shape[1], -1, -1).relu())
         return found
 
     def weights(self, record: Record) -> Float[Tensor, "image target channel #row #column"]:
         """How much each channel (or each of its cells) speaks for each target."""
         raise NotImplementedError
+
+    def combine(
+        self, weighted: Float[Tensor, "image target channel row column"], eigen_smooth: bool
+    ) -> Maps:
+        """One map of the weighted channels: their sum, or smoother, their principal component."""
+        return principal_component(weighted) if eigen_smooth else weighted.sum(2)
 
     def run(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
         """The features, and what the target layers put out.
@@ -170,6 +171,27 @@ class BaseCAM:
                 maps = [layer.flip(-1) if mirrored else layer for layer in maps]
                 variants.append([normalise_maps(layer) for layer in maps])
         return [torch.stack(layer).mean(0) for layer in zip(*variants, strict=True)]
+
+
+class ChannelwiseCAM(BaseCAM):
+    """A CAM that runs the network, or a part of it, for every channel: `batch_size` at a time."""
+
+    uses_gradients = False
+
+    def __init__(
+        self,
+        model: nn.Module,
+        target_layers: Sequence[nn.Module],
+        use_cuda: bool = False,
+        batch_size: int = 64,
+    ):
+        super().__init__(model, target_layers, use_cuda)
+        self.batch_size = batch_size
+
+    def batches(self, channels: Bool[Tensor, " channel"]) -> Iterable[Int[Tensor, " batch"]]:
+        """The numbers of the channels that are true, with a progress bar if it takes long."""
+        batches = channels.nonzero().flatten().split(self.batch_size)
+        return tqdm(batches, desc=type(self).__name__, unit="batch", leave=False, delay=2)
 
 
 def principal_component(

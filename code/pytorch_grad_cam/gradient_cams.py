@@ -1,10 +1,11 @@
 """CAMs that weigh channels by the gradient G of the objective at their activations A."""
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from objective import LOGIT_SCALE
-from pytorch_grad_cam.base import BaseCAM, Record
+from pytorch_grad_cam.base import BaseCAM, Maps, Record, principal_component
 
 Weights = Float[Tensor, "image target channel #row #column"]
 
@@ -58,17 +59,26 @@ class LayerCAM(BaseCAM):
 class EigenGradCAM(BaseCAM):
     """The principal component of G ∘ A (after EigenCAM; Gildenblat, pytorch-grad-cam)."""
 
-    takes_principal_component = True
-
     def weights(self, record: Record) -> Weights:
         return record.gradients
 
+    def combine(self, weighted: Tensor, eigen_smooth: bool) -> Maps:
+        return principal_component(weighted)
+
 
 class EigenCAM(BaseCAM):
-    """Muhammad and Yeasin, IJCNN 2020: the principal component of A, whatever the target."""
+    """Muhammad and Yeasin, IJCNN 2020: the principal component of A, whatever the target.
+
+    Cells are centred first, as in pytorch-grad-cam. No target tells the sign: as in Seg-Eigen-CAM
+    (Chung and Ying, 2025, eq. 13) the largest value is positive.
+    """
 
     uses_gradients = False
-    takes_principal_component = True
 
     def weights(self, record: Record) -> Weights:
         return record.activations.new_ones(1)
+
+    def combine(self, weighted: Tensor, eigen_smooth: bool) -> Maps:
+        maps = principal_component(weighted)
+        low, high = maps.amin((-2, -1), keepdim=True), maps.amax((-2, -1), keepdim=True)
+        return torch.where(high >= -low, maps, -maps)

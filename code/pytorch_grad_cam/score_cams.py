@@ -6,31 +6,18 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from objective import similarities
-from pytorch_grad_cam.base import BaseCAM, Record
+from pytorch_grad_cam.base import ChannelwiseCAM, Record
 
 
-class ScoreCAM(BaseCAM):
+class ScoreCAM(ChannelwiseCAM):
     """Wang et al., CVPR-W 2020, eqs. 6-8: w = softmax_c(S(X ∘ H_c)).
 
     H_c is channel c enlarged to the image and scaled to [0, 1]; S is 100 times the cosine, CLIP's
     logit. One forward pass a channel, in batches of `batch_size`; all targets share them, and so
     do all flat channels, through which nothing is seen.
     """
-
-    uses_gradients = False
-
-    def __init__(
-        self,
-        model: nn.Module,
-        target_layers: Sequence[nn.Module],
-        use_cuda: bool = False,
-        batch_size: int = 32,
-    ):
-        super().__init__(model, target_layers, use_cuda)
-        self.batch_size = batch_size
 
     def weights(self, record: Record) -> Float[Tensor, "image target channel 1 1"]:
         wanted = self.channels(record)
@@ -53,8 +40,7 @@ class ScoreCAM(BaseCAM):
         seen = channels.flatten(1).amax(1) > channels.flatten(1).amin(1)
         blank = similarities(self.model(torch.zeros_like(image)[None]), directions)
         scores = blank.T.repeat(1, len(channels))
-        batches = (wanted & seen).nonzero().flatten().split(self.batch_size)
-        for batch in tqdm(batches, desc=type(self).__name__, unit="batch", leave=False, delay=2):
+        for batch in self.batches(wanted & seen):
             masks = F.interpolate(
                 channels[batch, None], image.shape[-2:], mode="bilinear", align_corners=True
             )
@@ -79,7 +65,7 @@ class GScoreCAM(ScoreCAM):
         model: nn.Module,
         target_layers: Sequence[nn.Module],
         use_cuda: bool = False,
-        batch_size: int = 32,
+        batch_size: int = 64,
         topk: int = 300,
     ):
         super().__init__(model, target_layers, use_cuda, batch_size)

@@ -1,4 +1,4 @@
-"""A small picture of every method on the same image and prompt: results/methods/MODEL_METHOD.png."""
+"""A small picture of every method on one image: results/methods/MODEL_METHOD.png."""
 
 import argparse
 from pathlib import Path
