@@ -99,6 +99,11 @@ def test_the_demo_writes_its_figure_and_prints_similarities(tmp_path, monkeypatc
     assert f"{score.item():.2f}  a horse" in capsys.readouterr().out
 
 
+def test_a_few_scenes_are_measured_like_many(vit):
+    hits, chance = pointing(vit[0], HELD_OUT, 3, ["last grad", "gradcam"])
+    assert {len(values) for values in hits.values()} == {len(chance)} == {3}
+
+
 def test_a_bootstrap_interval_holds_the_mean_and_shrinks_with_more_scenes():
     values = np.random.default_rng(1).random(400) < 0.3
     low, high = interval(values)

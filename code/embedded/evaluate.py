@@ -70,7 +70,8 @@ def pointing(
     hits = {method: [] for method in methods}
     chance = []
     for images, batch in scene_batches(count, 2, styles, model.visual.input_resolution):
-        targets = concepts[[[thing.concept for thing in scene.objects] for scene in batch]]
+        shown = torch.tensor([[thing.concept for thing in scene.objects] for scene in batch])
+        targets = concepts[shown]
         masks = torch.from_numpy(
             np.stack([[thing.mask for thing in scene.objects] for scene in batch])
         ).flatten(2)
@@ -97,7 +98,7 @@ def report(label: str, values: np.ndarray, chance: float) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Zero-shot top-1 and pointing on emoji scenes")
     parser.add_argument("name", help="an embedded model, or a checkpoint")
-    parser.add_argument("--scenes", type=int, default=2000, help="of each kind")
+    parser.add_argument("--scenes", type=int, default=1000, help="of each kind")
     parser.add_argument("--methods", nargs="+", help=f"default: all but {', '.join(SLOW)}")
     args = parser.parse_args()
     model, _ = load(args.name, device="cpu")

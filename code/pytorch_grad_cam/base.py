@@ -27,7 +27,6 @@ class Record:
 
     layer: nn.Module
     images: Float[Tensor, "image 3 height width"]
-    features: Float[Tensor, "image feature"]
     directions: Float[Tensor, "image target feature"]
     activations: Float[Tensor, "image 1 channel row column"]
     gradients: Float[Tensor, "image target channel row column"] | None  # of the objective
@@ -110,20 +109,22 @@ class BaseCAM:
             return self.explain(images, directions, eigen_smooth)
 
     def explain(self, images: Tensor, directions: Tensor, eigen_smooth: bool) -> list[Maps]:
-        features, outputs = self.run(images)
+        targets = directions.shape[1]
+        try:
+            features, outputs = self.run(images, targets if self.uses_gradients else 1)
+        except RuntimeError:  # a way around the layer, inside a residual block, lacks the copies
+            features, outputs = self.run(images.repeat_interleave(targets, 0))
+        activations = [output.detach().unflatten(0, (len(images), -1)) for output in outputs]
         gradients = [None] * len(outputs)
         if self.uses_gradients:
-            slopes = objective_slopes(features.detach(), directions)
-            gradients = torch.autograd.grad(features, outputs, slopes, is_grads_batched=True)
-            gradients = [gradient.transpose(0, 1).to(directions) for gradient in gradients]
+            slopes = objective_slopes(features.detach(), directions.flatten(0, 1).unsqueeze(1))[0]
+            gradients = torch.autograd.grad(features, outputs, slopes)
+            gradients = [g.unflatten(0, (len(images), -1)).to(directions) for g in gradients]
         found = []
-        for layer, output, gradient in zip(self.target_layers, outputs, gradients, strict=True):
-            activations = output.detach().unsqueeze(1).to(directions)
-            weights = self.weights(
-                Record(layer, images, features.detach(), directions, activations, gradient)
-            )
-            maps = self.combine(weights * activations, eigen_smooth)
-            found.append(maps.expand(-1, directions.shape[1], -1, -1).relu())
+        for layer, values, gradient in zip(self.target_layers, activations, gradients, strict=True):
+            record = Record(layer, images, directions, values[:, :1].to(directions), gradient)
+            maps = self.combine(self.weights(record) * record.activations, eigen_smooth)
+            found.append(maps.expand(-1, targets, -1, -1).relu())
         return found
 
     def weights(self, record: Record) -> Float[Tensor, "image target channel #row #column"]:
@@ -136,11 +137,12 @@ class BaseCAM:
         """One map of the weighted channels: their sum, or smoother, their principal component."""
         return principal_component(weighted) if eigen_smooth else weighted.sum(2)
 
-    def run(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def run(self, images: Tensor, copies: int = 1) -> tuple[Tensor, list[Tensor]]:
         """The features, and what the target layers put out.
 
         The graph, if gradients are needed, begins at the images if they ask for it, or else at the
-        first target layer.
+        first target layer. From there on there are `copies` of every image, one for each target:
+        so one way back is enough for all targets.
         """
         outputs: dict[int, Tensor] = {}
 
@@ -152,7 +154,7 @@ class BaseCAM:
                 )
             if self.uses_gradients and not output.requires_grad:
                 torch.set_grad_enabled(True)  # until the end of the run
-                output = output.detach().requires_grad_()
+                output = output.detach().repeat_interleave(copies, 0).requires_grad_()
             outputs[index] = output
             return output.clone()  # the layers above may work in place
 
