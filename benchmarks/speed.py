@@ -50,6 +50,7 @@ from speed_resnet import resnet_rows
 from table import Aim, Row, machine, quartiles, save, show, show_verdicts, take_turns
 
 from model import CLIP, LayerNorm, VisionTransformer
+from pytorch_grad_cam import CAMS
 from saliency import relevance_maps
 
 # embed_dim, image_resolution, vision_layers, vision_width, vision_patch_size
@@ -73,7 +74,7 @@ AIMS = (
     Aim("last grad", 64, "speed_up", 100),
     Aim("all grads", 1, "forwards", 2.5),
     Aim("GradCAM", 9, "forwards", 1.2),
-    Aim("AblationCAM", 1, "speed_up", 20),
+    Aim("AblationCAM", 1, "speed_up", 20, batch=1),
     Aim("ScoreCAM", 1, "forwards", 2048, batch=1),
 )
 
@@ -344,7 +345,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--models", nargs="+", choices=known, default=networks, metavar="MODEL")
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 8], metavar="IMAGES")
     parser.add_argument("--targets", nargs="+", type=int, default=[1, 9, 64], metavar="K")
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS, metavar="METHOD")
+    every = [*METHODS, *CAMS]
+    parser.add_argument("--methods", nargs="+", choices=every, default=every, metavar="METHOD")
     parser.add_argument("--seconds", type=float, default=5, help="time for each line of the table")
     parser.add_argument(
         "--pairs",
@@ -385,9 +387,11 @@ def main() -> None:
     for model in chosen.models:
         for batch in chosen.batches:
             if model in RESNETS:
-                rows += resnet_rows(model, batch, settings)
+                chosen_cams = [method for method in chosen.methods if method in CAMS]
+                rows += resnet_rows(model, batch, chosen_cams, settings)
             else:
-                rows += rows_of(model, batch, chosen.targets, list(chosen.methods), settings)
+                chosen_methods = [method for method in chosen.methods if method in METHODS]
+                rows += rows_of(model, batch, chosen.targets, chosen_methods, settings)
             print()
     if settings.memory:
         for model in chosen.memory_models:

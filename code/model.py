@@ -284,17 +284,21 @@ class AttentionPool2d(nn.Module):
         x: Float[Tensor, "image channel row column"],
         positions: Float[Tensor, "1+cell channel"],
     ) -> Float[Tensor, "image feature"]:
-        tokens = torch.cat([x.mean((2, 3)).unsqueeze(2), x.flatten(2)], 2).mT + positions
         # Only the mean token asks, so W_k goes to the query's side and W_v behind the mean: exact,
         # and no key or value is computed for any cell (that takes 20 times the arithmetic in RN50).
-        # b_k adds the same to all scores of a head, and the softmax does not see it.
+        # b_k adds the same to all scores of a head, and the softmax does not see it. Positions are
+        # multiplied by themselves: cells are large, and never copied.
         k_weight, v_weight = (
             project.weight.unflatten(0, (self.heads, -1)) for project in (self.k_proj, self.v_proj)
         )
-        query = self.q_proj(tokens[:, 0]).unflatten(-1, (self.heads, -1))
+        cells, places = x.flatten(2), positions[1:]
+        mean = cells.mean(2) + positions[0]
+        query = self.q_proj(mean).unflatten(-1, (self.heads, -1))
         query = torch.einsum("bhd,hdc->bhc", query * query.shape[-1] ** -0.5, k_weight)
-        mean = (query @ tokens.mT).softmax(-1) @ tokens
-        values = torch.einsum("bhc,hdc->bhd", mean, v_weight).flatten(1) + self.v_proj.bias
+        scores = [query @ mean.unsqueeze(2), query @ cells + query @ places.T]
+        own, others = torch.cat(scores, 2).softmax(2).split([1, len(places)], 2)
+        mixed = own * mean.unsqueeze(1) + others @ cells.mT + others @ places
+        values = torch.einsum("bhc,hdc->bhd", mixed, v_weight).flatten(1) + self.v_proj.bias
         return self.c_proj(values)
 
 

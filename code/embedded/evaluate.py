@@ -26,7 +26,12 @@ from saliency import methods, relevance_maps, resize_maps
 
 SEED = 2_000_000  # far from the scenes of training, which are numbered from 0
 BATCH = 50
-SLOW = ("ScoreCAM", "GScoreCAM")  # hundreds of forward passes a scene
+SLOW = (
+    "FullGrad",
+    "AblationCAM",
+    "ScoreCAM",
+    "GScoreCAM",
+)  # measured on fewer scenes, if asked for
 
 
 def scene_batches(

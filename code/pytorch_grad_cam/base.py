@@ -114,16 +114,19 @@ class BaseCAM:
             features, outputs = self.run(images, targets if self.uses_gradients else 1)
         except RuntimeError:  # a way around the layer, inside a residual block, lacks the copies
             features, outputs = self.run(images.repeat_interleave(targets, 0))
-        activations = [output.detach().unflatten(0, (len(images), -1)) for output in outputs]
         gradients = [None] * len(outputs)
         if self.uses_gradients:
             slopes = objective_slopes(features.detach(), directions.flatten(0, 1).unsqueeze(1))[0]
             gradients = torch.autograd.grad(features, outputs, slopes)
-            gradients = [g.unflatten(0, (len(images), -1)).to(directions) for g in gradients]
+            gradients = [
+                gradient.reshape(len(images), targets, *gradient.shape[2:]).to(directions)
+                for gradient in gradients
+            ]
         found = []
-        for layer, values, gradient in zip(self.target_layers, activations, gradients, strict=True):
-            record = Record(layer, images, directions, values[:, :1].to(directions), gradient)
-            maps = self.combine(self.weights(record) * record.activations, eigen_smooth)
+        for layer, output, gradient in zip(self.target_layers, outputs, gradients, strict=True):
+            activations = output.detach().reshape(len(images), -1, *output.shape[2:])[:, :1]
+            record = Record(layer, images, directions, activations.to(directions), gradient)
+            maps = self.combine(self.weights(record), record.activations, eigen_smooth)
             found.append(maps.expand(-1, targets, -1, -1).relu())
         return found
 
@@ -132,13 +135,21 @@ class BaseCAM:
         raise NotImplementedError
 
     def combine(
-        self, weighted: Float[Tensor, "image target channel row column"], eigen_smooth: bool
+        self,
+        weights: Float[Tensor, "image target channel #row #column"],
+        activations: Float[Tensor, "image 1 channel row column"],
+        eigen_smooth: bool,
     ) -> Maps:
         """One map of the weighted channels: their sum, or smoother, their principal component."""
-        return principal_component(weighted) if eigen_smooth else weighted.sum(2)
+        if eigen_smooth:
+            return principal_component(weights * activations)
+        if weights.shape[-2:] == (1, 1):
+            return torch.einsum("bkc,bchw->bkhw", weights[..., 0, 0], activations[:, 0])
+        return (weights * activations).sum(2)
 
     def run(self, images: Tensor, copies: int = 1) -> tuple[Tensor, list[Tensor]]:
-        """The features, and what the target layers put out.
+        """The features [image * copy, feature], and what the target layers put out, [image, copy,
+        channel, row, column].
 
         The graph, if gradients are needed, begins at the images if they ask for it, or else at the
         first target layer. From there on there are `copies` of every image, one for each target:
@@ -154,9 +165,11 @@ class BaseCAM:
                 )
             if self.uses_gradients and not output.requires_grad:
                 torch.set_grad_enabled(True)  # until the end of the run
-                output = output.detach().repeat_interleave(copies, 0).requires_grad_()
-            outputs[index] = output
-            return output.clone()  # the layers above may work in place
+                shape = len(output), copies, *output.shape[1:]
+                outputs[index] = output.detach().unsqueeze(1).expand(shape).requires_grad_()
+            else:
+                outputs[index] = output.unflatten(0, (-1, copies))
+            return outputs[index].clone().flatten(0, 1)  # the layers above may work in place
 
         with torch.set_grad_enabled(images.requires_grad), hooked(self.target_layers, keep):
             features = self.model(images)

@@ -34,12 +34,10 @@ class FullGrad(BaseCAM):
         maps = []
         for slope in objective_slopes(features.detach(), directions):  # a graph's worth of memory
             gradients = torch.autograd.grad(features, [images, *outputs], slope, retain_graph=True)
-            parts = [
-                resize_maps(
-                    normalise_maps((factor * gradient).abs()).sum(1, True), images.shape[-2:]
-                )
-                for factor, gradient in zip(factors, gradients, strict=True)
-            ]
+            parts = []
+            for factor, gradient in zip(factors, gradients, strict=True):
+                share = normalise_maps((factor * gradient.flatten(0, -4)).abs())
+                parts.append(resize_maps(share.sum(1, keepdim=True), images.shape[-2:]))
             parts = torch.cat(parts, 1)
             maps.append(principal_component(parts[:, None])[:, 0] if eigen_smooth else parts.sum(1))
         return [torch.stack(maps, 1).relu()]

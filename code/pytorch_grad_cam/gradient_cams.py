@@ -62,8 +62,8 @@ class EigenGradCAM(BaseCAM):
     def weights(self, record: Record) -> Weights:
         return record.gradients
 
-    def combine(self, weighted: Tensor, eigen_smooth: bool) -> Maps:
-        return principal_component(weighted)
+    def combine(self, weights: Tensor, activations: Tensor, eigen_smooth: bool) -> Maps:
+        return principal_component(weights * activations)
 
 
 class EigenCAM(BaseCAM):
@@ -76,9 +76,9 @@ class EigenCAM(BaseCAM):
     uses_gradients = False
 
     def weights(self, record: Record) -> Weights:
-        return record.activations.new_ones(1)
+        return record.activations.new_ones(1, 1, 1, 1, 1)
 
-    def combine(self, weighted: Tensor, eigen_smooth: bool) -> Maps:
-        maps = principal_component(weighted)
+    def combine(self, weights: Tensor, activations: Tensor, eigen_smooth: bool) -> Maps:
+        maps = principal_component(activations)
         low, high = maps.amin((-2, -1), keepdim=True), maps.amax((-2, -1), keepdim=True)
         return torch.where(high >= -low, maps, -maps)
