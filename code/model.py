@@ -275,30 +275,41 @@ class AttentionPool2d(nn.Module):
         self.heads = heads
 
     def forward(
-        self, x: Float[Tensor, "image channel row column"]
-    ) -> Float[Tensor, "image feature"]:
-        return self.pool(x, fit_positions(self.positional_embedding, tuple(x.shape[-2:])))
+        self,
+        x: Float[Tensor, "image channel row column"],
+        shifts: Float[Tensor, "image shift channel"] | None = None,
+    ) -> Float[Tensor, "image shift feature"] | Float[Tensor, "image feature"]:
+        """The features of x, or those of x with each of the shifts added to all of its cells."""
+        positions = fit_positions(self.positional_embedding, tuple(x.shape[-2:]))
+        if shifts is None:
+            return self.pool(x, positions, x.new_zeros(len(x), 1, x.shape[1])).squeeze(1)
+        return self.pool(x, positions, shifts)
 
     def pool(
         self,
         x: Float[Tensor, "image channel row column"],
         positions: Float[Tensor, "1+cell channel"],
-    ) -> Float[Tensor, "image feature"]:
+        shifts: Float[Tensor, "image shift channel"],
+    ) -> Float[Tensor, "image shift feature"]:
         # Only the mean token asks, so W_k goes to the query's side and W_v behind the mean: exact,
         # and no key or value is computed for any cell (that takes 20 times the arithmetic in RN50).
-        # b_k adds the same to all scores of a head, and the softmax does not see it. Positions are
-        # multiplied by themselves: cells are large, and never copied.
+        # Cells are large: every product takes them as they are, without positions, mean or shift,
+        # whose parts are added behind. What is the same for all tokens of a head, b_k and the
+        # shift's part of the scores, the softmax does not see.
         k_weight, v_weight = (
             project.weight.unflatten(0, (self.heads, -1)) for project in (self.k_proj, self.v_proj)
         )
-        cells, places = x.flatten(2), positions[1:]
-        mean = cells.mean(2) + positions[0]
-        query = self.q_proj(mean).unflatten(-1, (self.heads, -1))
-        query = torch.einsum("bhd,hdc->bhc", query * query.shape[-1] ** -0.5, k_weight)
-        scores = [query @ mean.unsqueeze(2), query @ cells + query @ places.T]
-        own, others = torch.cat(scores, 2).softmax(2).split([1, len(places)], 2)
-        mixed = own * mean.unsqueeze(1) + others @ cells.mT + others @ places
-        values = torch.einsum("bhc,hdc->bhd", mixed, v_weight).flatten(1) + self.v_proj.bias
+        cells = x.flatten(2)
+        mean = cells.sum(2) / cells.shape[2] + positions[0]
+        query = self.q_proj(mean.unsqueeze(1) + shifts).unflatten(-1, (self.heads, -1))
+        query = torch.einsum("bshd,hdc->bshc", query * query.shape[-1] ** -0.5, k_weight)
+        scores = (query.flatten(1, 2) @ cells).unflatten(1, query.shape[1:3])
+        scores = torch.cat([scores.mean(-1, keepdim=True), scores], -1) + query @ positions.T
+        own, others = scores.softmax(-1).split([1, cells.shape[2]], -1)
+        spread = others + own / cells.shape[2]  # the mean token is made of cells too
+        mixed = (spread.flatten(1, 2) @ cells.mT).unflatten(1, query.shape[1:3])
+        mixed = mixed + torch.cat([own, others], -1) @ positions + shifts.unsqueeze(2)
+        values = torch.einsum("bshc,hdc->bshd", mixed, v_weight).flatten(2) + self.v_proj.bias
         return self.c_proj(values)
 
 

@@ -192,7 +192,8 @@ def encode_resnet(
     positions = window(pool.positional_embedding, visual.grid(images), corner)
     x = visual.trunk(images.contiguous(memory_format=torch.channels_last))
     cells = pool.c_proj(pool.v_proj(x.flatten(2).mT + positions[1:]))
-    return torch.cat([pool.pool(x, positions)[:, None], cells], 1), None
+    pooled = pool.pool(x, positions, x.new_zeros(len(x), 1, x.shape[1]))
+    return torch.cat([pooled, cells], 1), None
 
 
 @torch.compile

@@ -4,14 +4,34 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from objective import LOGIT_SCALE
+from model import ModifiedResNet
+from objective import LOGIT_SCALE, objective_slopes
 from pytorch_grad_cam.base import BaseCAM, Maps, Record, principal_component
 
 Weights = Float[Tensor, "image target channel #row #column"]
 
 
 class GradCAM(BaseCAM):
-    """Selvaraju et al., ICCV 2017, eqs. 1-2: w_c = mean_ij G_cij."""
+    """Selvaraju et al., ICCV 2017, eqs. 1-2: w_c = mean_ij G_cij.
+
+    The sum of a gradient over cells is the gradient with respect to what is added to all cells.
+    CLIP's attention pool knows that as a number a channel, so right below it no gradient at any
+    cell is computed, and many targets cost little more than one.
+    """
+
+    def explain(self, images: Tensor, directions: Tensor, eigen_smooth: bool) -> list[Maps]:
+        model = self.model
+        if not isinstance(model, ModifiedResNet) or self.target_layers != [model.layer4[-1]]:
+            return super().explain(images, directions, eigen_smooth)
+        x = model.trunk(images)
+        shifts = x.new_zeros(*directions.shape[:2], x.shape[1]).requires_grad_()
+        with torch.enable_grad():
+            features = model.attnpool(x, shifts)
+        slopes = objective_slopes(features[:, 0].detach(), directions).transpose(0, 1)
+        weights = torch.autograd.grad(features, shifts, slopes)[0] / x[0, 0].numel()
+        activations = x.unsqueeze(1).to(directions)
+        weights = weights.to(directions)[..., None, None]
+        return [self.combine(weights, activations, eigen_smooth).relu()]
 
     def weights(self, record: Record) -> Weights:
         return record.gradients.mean((-2, -1), keepdim=True)
