@@ -1,7 +1,10 @@
 """Images and maps as pictures. All colours are RGB, all values in [0, 1] unless they are bytes."""
 
+from pathlib import Path
+
 import matplotlib
 import numpy as np
+import PIL.Image
 from jaxtyping import Float
 from torch import Tensor
 
@@ -9,6 +12,31 @@ from clip_ import PIXEL_MEAN, PIXEL_STD
 
 Image = Float[np.ndarray, "row column 3"]
 Map = Float[np.ndarray, "row column"]
+
+
+def open_image(path: str | Path) -> PIL.Image.Image:
+    """The picture in a file, read to its end.
+
+    Raises FileNotFoundError, naming the pictures beside it, or ValueError if it is not a picture.
+    """
+    path = Path(path)
+    if not path.is_file():
+        beside = ", ".join(file.name for file in image_files(path.parent)) or "none"
+        raise FileNotFoundError(f"no image {path}; images in that folder: {beside}")
+    try:
+        with PIL.Image.open(path) as file:
+            file.load()
+            return file
+    except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError) as error:
+        raise ValueError(f"{path} is not an image that Pillow can read: {error}") from error
+
+
+def image_files(folder: str | Path) -> list[Path]:
+    """The pictures in a folder, in order of their names; none if there is no such folder."""
+    known = PIL.Image.registered_extensions()
+    folder = Path(folder)
+    paths = sorted(folder.iterdir()) if folder.is_dir() else []
+    return [path for path in paths if path.suffix.lower() in known]
 
 
 def normalise_pixels(images: Float[Tensor, "*batch 3 row column"]) -> Tensor:

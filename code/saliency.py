@@ -15,9 +15,17 @@ from maps import normalise_maps, resize_maps
 from model import ModifiedResNet, VisionTransformer
 from objective import for_each_image, target_directions
 from pytorch_grad_cam import CAMS
+from recording import record_all_queries
 from vit_methods import METHODS
 
-__all__ = ["direction_maps", "methods", "normalise_maps", "relevance_maps", "resize_maps"]
+__all__ = [
+    "block_maps",
+    "direction_maps",
+    "methods",
+    "normalise_maps",
+    "relevance_maps",
+    "resize_maps",
+]
 
 
 def relevance_maps(
@@ -86,6 +94,35 @@ def direction_maps(
         blocks = table[method].record(visual, images, directions, first)
         relevance = table[method].relevance(blocks)
     return relevance[..., 1:].unflatten(-1, grid)
+
+
+def block_maps(
+    model: nn.Module,
+    images: Float[Tensor, "image 3 height width"],
+    targets: Float[Tensor, "*image target feature"],
+    grad: bool = False,
+    *,
+    negative: bool = False,
+    start_block: int = 0,
+) -> Float[Tensor, "block image target row column"]:
+    """The attention of CLS in every block of a ViT from `start_block` on, the mean of its heads.
+
+    With `grad` the gradient of the similarity (`negative`: of dissimilarity) at that attention,
+    signed. Attention is the same for all targets. Everything else as for `relevance_maps`.
+    """
+    visual = vit_encoder(model)
+    directions = target_directions(targets, visual.output_dim)
+    grid, first, weight = visual.grid(images), block_index(visual, start_block), visual.conv1.weight
+    with torch.inference_mode(False):  # as `direction_maps` does
+        images = images.to(weight, copy=images.is_inference())
+        directions = for_each_image(-directions if negative else directions, images, weight)
+        rows = [
+            (gradient if grad else attention)[:, :, :, 0, 1:]
+            .mean(2)
+            .expand((*directions.shape[:2], -1))
+            for attention, gradient in record_all_queries(visual, images, directions, first)
+        ]
+    return torch.stack(rows[::-1]).unflatten(-1, grid)
 
 
 def methods(model: nn.Module) -> dict:

@@ -25,10 +25,8 @@ from image_utils import (
     true_colours,
 )
 from maps import normalise_maps, resize_maps
-from objective import target_directions
 from one_image import Map, Picture, at_image_size, draw, single
-from recording import record_all_queries
-from saliency import block_index, direction_maps, relevance_maps, vit_encoder
+from saliency import block_maps, direction_maps, relevance_maps, vit_encoder
 from words import Word, word_directions
 
 
@@ -131,19 +129,22 @@ def vit_block_vis(
     """
     single(image, target_features)
     visual = vit_encoder(img_encoder)
-    index = block_index(visual, block)
-    with torch.inference_mode(False), torch.no_grad():  # as `direction_maps` does, with copies
-        image, target = image.to(device, copy=True), target_features.to(device, copy=True)
-        target = target_directions(target, visual.output_dim)
-        direction = (-target if neg_saliency else target).unsqueeze(0)
-        for attention, gradient in record_all_queries(
-            visual, image.to(visual.conv1.weight), direction, first=index
-        ):
-            row = (gradient if grad else attention)[:, :1, :, 0, 1:].mean(2)
-        maps = normalise_maps(row.unflatten(-1, visual.grid(image)))
-        seen = resize_maps(maps, image.shape[-2:])[0] * true_colours(image[0].float())
-        seen = seen / seen.max().clamp(min=1e-12)
-        features = visual(normalise_pixels(seen).unsqueeze(0))
-        score = F.cosine_similarity(features.float(), target.float())[0]
+    image, target_features = image.detach().to(device), target_features.detach().to(device)
+    (maps, *_) = block_maps(
+        visual, image, target_features, grad, negative=neg_saliency, start_block=block
+    )
+    seen = seen_through(image[0], maps[0, 0])
+    with torch.no_grad():
+        features = visual(normalise_pixels(seen).unsqueeze(0).to(visual.conv1.weight))
+        score = F.cosine_similarity(features.float(), target_features.float())[0]
     draw(seen.permute(1, 2, 0).cpu().numpy())
     return score
+
+
+def seen_through(
+    image: Float[Tensor, "3 height width"], raw_map: Float[Tensor, "row column"]
+) -> Float[Tensor, "3 height width"]:
+    """The true colours of a preprocessed image, darkened where a map is low; the brightest is 1."""
+    weight = resize_maps(normalise_maps(raw_map)[None, None].float(), image.shape[-2:])[0]
+    seen = weight * true_colours(image.float())
+    return seen / seen.max().clamp(min=1e-12)

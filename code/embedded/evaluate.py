@@ -10,89 +10,48 @@ Intervals are 95 % bootstrap intervals over scenes.
 """
 
 import argparse
-from collections.abc import Iterator
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float
-from torch import Tensor
-from tqdm import tqdm
+from torch import nn
 
-from clip_ import load, tokenize
+from clip_ import load
 from embedded import scenes
-from image_utils import normalise_pixels
+from evaluation.localisation import pointing_game
+from evaluation.scene_sets import concept_features, scene_batches
+from evaluation.statistics import interval
 from saliency import methods, relevance_maps, resize_maps
 
-SEED = 2_000_000  # far from the scenes of training, which are numbered from 0
-BATCH = 50
-SLOW = (
-    "FullGrad",
-    "AblationCAM",
-    "ScoreCAM",
-    "GScoreCAM",
-)  # measured on fewer scenes, if asked for
-
-
-def scene_batches(
-    count: int, objects: int, styles: tuple[str, ...], size: int
-) -> Iterator[tuple[Float[Tensor, "image 3 row column"], list[scenes.Scene]]]:
-    """Scenes, with their images as CLIP takes them."""
-    numbers = tqdm(range(count), unit="scene", desc=f"{objects}-object scenes", leave=False)
-    batch = []
-    for number in numbers:
-        batch.append(scenes.draw_scene((SEED, number), size=size, styles=styles, count=objects))
-        if len(batch) == BATCH or number == count - 1:
-            pixels = np.stack([scene.image for scene in batch])
-            images = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
-            yield normalise_pixels(images), batch
-            batch = []
+SLOW = ("FullGrad", "AblationCAM", "ScoreCAM", "GScoreCAM")  # measured only if asked for
 
 
 @torch.no_grad()
-def concept_features(model: torch.nn.Module) -> Float[Tensor, "concept feature"]:
-    """Unit features of the plainest phrase of every concept."""
-    phrases = [concept.phrases[0] for concept in scenes.concepts()]
-    return F.normalize(model.encode_text(tokenize(phrases)), dim=-1)
-
-
-@torch.no_grad()
-def top1(model: torch.nn.Module, styles: tuple[str, ...], count: int) -> Bool[np.ndarray, " scene"]:
+def top1(model: nn.Module, styles: tuple[str, ...], count: int) -> Bool[np.ndarray, " scene"]:
     """Whether each single-object scene's object is named right, among all concepts."""
     concepts = concept_features(model)
     right = []
-    for images, batch in scene_batches(count, 1, styles, model.visual.input_resolution):
-        named = (model.encode_image(images) @ concepts.T).argmax(-1)
-        right += [scene.objects[0].concept == n for scene, n in zip(batch, named, strict=True)]
+    for batch in scene_batches(count, 1, model.visual.input_resolution, styles):
+        named = (model.encode_image(batch.images) @ concepts.T).argmax(-1)
+        right += (named == batch.concepts[:, 0]).tolist()
     return np.array(right, dtype=bool)
 
 
 def pointing(
-    model: torch.nn.Module, styles: tuple[str, ...], count: int, methods: list[str]
+    model: nn.Module, styles: tuple[str, ...], count: int, methods: list[str]
 ) -> tuple[dict[str, np.ndarray], Float[np.ndarray, " scene"]]:
     """For each method, the share of each scene's objects that its maps point at; and chance."""
     concepts = concept_features(model)
     hits = {method: [] for method in methods}
     chance = []
-    for images, batch in scene_batches(count, 2, styles, model.visual.input_resolution):
-        shown = torch.tensor([[thing.concept for thing in scene.objects] for scene in batch])
-        targets = concepts[shown]
-        masks = torch.from_numpy(
-            np.stack([[thing.mask for thing in scene.objects] for scene in batch])
-        ).flatten(2)
-        chance += masks.float().mean((1, 2)).tolist()
+    for batch in scene_batches(count, 2, model.visual.input_resolution, styles):
+        targets = concepts[batch.concepts]
+        chance += batch.masks.float().mean((1, 2, 3)).tolist()
         for method in methods:
-            maps = resize_maps(relevance_maps(model, images, targets, method), images.shape[-2:])
-            peaks = maps.flatten(2).argmax(-1, keepdim=True)
-            hits[method] += masks.gather(2, peaks).float().mean((1, 2)).tolist()
+            maps = relevance_maps(model, batch.images, targets, method)
+            maps = resize_maps(maps, batch.images.shape[-2:])
+            hits[method] += pointing_game(maps, batch.masks).mean(1).tolist()
     return {method: np.array(values) for method, values in hits.items()}, np.array(chance)
-
-
-def interval(values: np.ndarray, draws: int = 2000) -> tuple[float, float]:
-    """95 % bootstrap interval of the mean."""
-    picks = np.random.default_rng(0).integers(len(values), size=(draws, len(values)))
-    low, high = np.percentile(values[picks].mean(1), [2.5, 97.5])
-    return float(low), float(high)
 
 
 def report(label: str, values: np.ndarray, chance: float) -> None:

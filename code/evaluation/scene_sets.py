@@ -1,0 +1,62 @@
+"""Batches of emoji scenes whose objects are known."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from clip_ import tokenize
+from embedded.scenes import HELD_OUT_STYLE, Scene, concepts, draw_scene
+from image_utils import normalise_pixels
+
+SEED = 2_000_000  # far from the scenes of training, which are numbered from 0
+BATCH = 50
+
+
+@dataclass(frozen=True)
+class SceneBatch:
+    """Scenes as CLIP takes them, with the concept and the mask of each of their objects."""
+
+    images: Float[Tensor, "image 3 row column"]
+    concepts: Int[Tensor, "image object"]  # indices into embedded.scenes.concepts()
+    masks: Bool[Tensor, "image object row column"]
+
+
+def scene_batches(
+    count: int,
+    objects: int,
+    size: int,
+    styles: tuple[str, ...] = (HELD_OUT_STYLE,),
+    seed: int = SEED,
+) -> Iterator[SceneBatch]:
+    """`count` scenes of so many objects, in batches, with a progress bar."""
+    numbers = tqdm(range(count), unit="scene", desc=f"{objects}-object scenes", leave=False)
+    drawn = []
+    for number in numbers:
+        drawn.append(draw_scene((seed, number), size=size, styles=styles, count=objects))
+        if len(drawn) == BATCH or number == count - 1:
+            yield as_batch(drawn)
+            drawn = []
+
+
+def as_batch(drawn: list[Scene]) -> SceneBatch:
+    """Scenes of equally many objects as one batch."""
+    pixels = torch.from_numpy(np.stack([scene.image for scene in drawn])).permute(0, 3, 1, 2)
+    masks = np.stack([[thing.mask for thing in scene.objects] for scene in drawn])
+    return SceneBatch(
+        normalise_pixels(pixels.float() / 255),
+        torch.tensor([[thing.concept for thing in scene.objects] for scene in drawn]),
+        torch.from_numpy(masks),
+    )
+
+
+@torch.no_grad()
+def concept_features(model: nn.Module) -> Float[Tensor, "concept feature"]:
+    """Unit features of the plainest phrase of every concept."""
+    phrases = [concept.phrases[0] for concept in concepts()]
+    return F.normalize(model.encode_text(tokenize(phrases)), dim=-1)

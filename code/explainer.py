@@ -1,0 +1,66 @@
+"""A model with what it takes to explain pictures by it: for the demo, figures and notebooks."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from clip_ import load, tokenize
+from image_utils import open_image
+from model import VisionTransformer
+from objective import LOGIT_SCALE
+from saliency import methods, normalise_maps, relevance_maps, resize_maps
+
+Images = Float[Tensor, "image 3 row column"]
+Targets = Float[Tensor, "*image target feature"]
+
+
+class Explainer:
+    """The model that `load(name)` gives, with its preprocessing."""
+
+    def __init__(self, name: str):
+        self.name = Path(name).stem if Path(name).is_file() else name.replace("/", "-")
+        self.model, self.preprocess = load(name)
+        self.visual = self.model.visual
+        self.kind = "ViT" if isinstance(self.visual, VisionTransformer) else "ResNet"
+        self.methods = list(methods(self.model))
+        self.device = self.visual.conv1.weight.device
+
+    def read(self, *paths: str | Path) -> Images:
+        """Pictures as the model takes them."""
+        return torch.stack([self.preprocess(open_image(path)) for path in paths]).to(self.device)
+
+    @torch.no_grad()
+    def texts(self, prompts: Sequence[str]) -> Float[Tensor, "target feature"]:
+        """Unit features of texts."""
+        tokens = tokenize(list(prompts)).to(self.device)
+        return F.normalize(self.model.encode_text(tokens).float(), dim=-1)
+
+    @torch.no_grad()
+    def pictures(self, images: Images) -> Float[Tensor, "image feature"]:
+        """Unit features of pictures."""
+        return F.normalize(self.model.encode_image(images.to(self.device)).float(), dim=-1)
+
+    def scores(self, images: Images, targets: Targets) -> Float[Tensor, "image target"]:
+        """100 times the cosine of every image with its targets."""
+        features = self.pictures(images).unsqueeze(-2)
+        return LOGIT_SCALE * (features * F.normalize(targets, dim=-1)).sum(-1)
+
+    def maps(
+        self, images: Images, targets: Targets, method: str | None = None, negative: bool = False
+    ) -> Float[Tensor, "image target row column"]:
+        """Raw relevance at the size of the images."""
+        maps = relevance_maps(
+            self.model, images.to(self.device), targets, method, negative=negative
+        )
+        return resize_maps(maps, images.shape[-2:])
+
+    def heat(
+        self, images: Images, targets: Targets, method: str | None = None, negative: bool = False
+    ) -> Float[np.ndarray, "image target row column"]:
+        """Relevance in [0, 1] at the size of the images, each map scaled by itself."""
+        return normalise_maps(self.maps(images, targets, method, negative)).cpu().numpy()
