@@ -5,10 +5,11 @@ BIN := $(VENV)/bin
 export PYTHONPATH := code
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint eval-vit eval-rn train-vit train-rn bench thumbnails images clean
+.PHONY: help demo test lint eval-vit eval-rn train-vit train-rn bench thumbnails images notebooks \
+	check-notebooks lab clean
 
 help: ## list the targets
-	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
+	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 24
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -26,6 +27,15 @@ demo: $(VENV)/.run ## explain images with both embedded models, into results/dem
 
 test: $(VENV)/.dev ## run the test suite
 	$(BIN)/python -m pytest
+
+notebooks: $(VENV)/.run ## execute all notebooks and write their figures into results/
+	$(BIN)/python code/notebooks/execute.py
+
+check-notebooks: $(VENV)/.run ## execute them into a temporary folder; all figures must be written
+	folder=$$(mktemp -d) && $(BIN)/python code/notebooks/execute.py --check $$folder && rm -r $$folder
+
+lab: $(VENV)/.run ## open JupyterLab on the notebooks
+	cd code/notebooks && ../../$(BIN)/jupyter lab
 
 lint: $(VENV)/.dev ## check style and format
 	$(BIN)/ruff check .

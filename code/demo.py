@@ -7,50 +7,15 @@ python code/demo.py photo.jpg "a cat" "a dog" --models ViT-B/32   your own
 import argparse
 from pathlib import Path
 
-import matplotlib.pyplot as plt
-import numpy as np
-import torch
-import torch.nn.functional as F
-from PIL import Image
-
-from clip_ import load, tokenize
+from explainer import Explainer
+from figures import Panel, grid
 from image_utils import as_picture, show_cam_on_image
-from saliency import normalise_maps, relevance_maps, resize_maps
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = {
     "horse&sheep.png": ["a horse", "a sheep"],
     "car&bicycle&tree.png": ["a car", "a tree"],
 }
-
-
-def explain(model, preprocess, path: Path, prompts: list[str], method: str | None):
-    """The image, the cosine of each prompt with it (times 100), and a map for each prompt."""
-    with Image.open(path) as file:
-        image = preprocess(file).unsqueeze(0).to(model.visual.conv1.weight.device)
-    with torch.no_grad():
-        targets = model.encode_text(tokenize(prompts).to(image.device))
-        scores = 100 * F.cosine_similarity(model.encode_image(image), targets)
-    maps = relevance_maps(model, image, targets, method)
-    maps = normalise_maps(resize_maps(maps, image.shape[-2:]))[0]
-    return as_picture(image[0]), scores.tolist(), maps.cpu().numpy()
-
-
-def draw(rows: list[list[tuple[str, np.ndarray]]], path: Path) -> None:
-    """A grid of titled pictures."""
-    columns = max(map(len, rows))
-    size = 2.6 * columns, 2.9 * len(rows)
-    figure, axes = plt.subplots(len(rows), columns, figsize=size, squeeze=False)
-    for axis in axes.flat:
-        axis.axis("off")
-    for line, row in zip(axes, rows, strict=True):
-        for axis, (title, picture) in zip(line, row, strict=False):
-            axis.imshow(picture)
-            axis.set_title(title, fontsize=12)
-    figure.tight_layout()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
 
 
 def main() -> None:
@@ -73,17 +38,21 @@ def main() -> None:
         examples = {args.image: args.prompts}
     rows = [[] for _ in examples]
     for name in args.models:
-        model, preprocess = load(name)
+        explainer = Explainer(name)
         for row, (path, prompts) in zip(rows, examples.items(), strict=True):
-            picture, scores, maps = explain(model, preprocess, path, prompts, args.method)
+            images, targets = explainer.read(path), explainer.texts(prompts)
+            picture = as_picture(images[0])
             if not row:
-                row.append(("", picture))
+                row.append(Panel(picture))
             print(f"{path.name}, {name}")
-            for prompt, score, relevance in zip(prompts, scores, maps, strict=True):
+            scores = explainer.scores(images, targets)[0].tolist()
+            heat = explainer.heat(images, targets, args.method)[0]
+            for prompt, score, relevance in zip(prompts, scores, heat, strict=True):
                 print(f"  {score:6.2f}  {prompt}")
                 title = f"{name}: {prompt} ({score:.1f})"
-                row.append((title, show_cam_on_image(picture, relevance)))
-    draw(rows, args.output)
+                row.append(Panel(show_cam_on_image(picture, relevance), title))
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    grid(rows, side=2.4).savefig(args.output, dpi=110)
     print(f"wrote {args.output}")
 
 

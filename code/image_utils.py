@@ -5,7 +5,8 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import PIL.Image
-from jaxtyping import Float
+import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from clip_ import PIXEL_MEAN, PIXEL_STD
@@ -29,6 +30,13 @@ def open_image(path: str | Path) -> PIL.Image.Image:
             return file
     except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError) as error:
         raise ValueError(f"{path} is not an image that Pillow can read: {error}") from error
+
+
+def read_mask(path: str | Path, size: tuple[int, int]) -> Bool[Tensor, "row column"]:
+    """Where a mask's file is bright, at (height, width)."""
+    height, width = size
+    mask = open_image(path).convert("L").resize((width, height), PIL.Image.Resampling.NEAREST)
+    return torch.from_numpy(np.array(mask) > 127)
 
 
 def image_files(folder: str | Path) -> list[Path]:

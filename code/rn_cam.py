@@ -6,7 +6,8 @@ In all functions: `image` is what `preprocess` returns with a batch axis, [1, 3,
 `pytorch_grad_cam`, such as `GradCAM`, applied to the last block; with `neg_saliency` dissimilarity
 is explained instead of similarity.
 
-`interpret_*` draw on the current matplotlib axes. For many images or targets at once use
+`interpret_*` draw on the current matplotlib axes; `cmap` is a colour map of matplotlib's for the
+heat, such as "viridis", instead of the original's JET. For many images or targets at once use
 `saliency.relevance_maps`.
 """
 
@@ -50,12 +51,13 @@ def interpret_rn(
     method: type[BaseCAM],
     device: str | torch.device,
     neg_saliency: bool = False,
+    cmap: str | None = None,
 ) -> Picture:
     """Draw, and return, the heat map of `rn_relevance` over the image."""
     relevance, picture = rn_relevance(
         image, target_features, img_encoder, method, device, neg_saliency
     )
-    return draw(show_cam_on_image(picture, relevance, neg_saliency))
+    return draw(show_cam_on_image(picture, relevance, neg_saliency, cmap))
 
 
 def interpret_rn_overlapped(
@@ -99,12 +101,13 @@ def interpret_perword_rn(
     method: type[BaseCAM],
     device: str | torch.device,
     masked_word: Word = "",
+    cmap: str | None = None,
 ) -> Picture:
     """Draw, and return, the heat map of `rn_perword_relevance` over the image."""
     relevance, picture = rn_perword_relevance(
         image, text, clip_model, clip_tokenizer, method, device, masked_word
     )
-    return draw(show_cam_on_image(picture, relevance))
+    return draw(show_cam_on_image(picture, relevance, cmap=cmap))
 
 
 def direction_relevance(

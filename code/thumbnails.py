@@ -6,10 +6,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from clip_ import load
-from demo import ROOT, explain
-from image_utils import show_cam_on_image, to_bytes
-from saliency import methods
+from demo import ROOT
+from explainer import Explainer
+from image_utils import as_picture, show_cam_on_image, to_bytes
 
 IMAGE, PROMPT = ROOT / "Images" / "horse&dog.png", "a horse"
 SIDE = 112
@@ -25,11 +24,13 @@ def main() -> None:
     folder = parser.parse_args().output
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("ViT-emoji", "RN-emoji"):
-        model, preprocess = load(name)
-        for method in methods(model):
-            picture, _, maps = explain(model, preprocess, IMAGE, [PROMPT], method)
+        explainer = Explainer(name)
+        images, targets = explainer.read(IMAGE), explainer.texts([PROMPT])
+        picture = as_picture(images[0])
+        for method in explainer.methods:
+            heat = explainer.heat(images, targets, method)[0, 0]
             path = folder / f"{name}_{method.replace(' ', '-')}.png"
-            save(show_cam_on_image(picture, maps[0]), path)
+            save(show_cam_on_image(picture, heat), path)
             print(f"wrote {path}")
     save(picture, folder / "image.png")
 

@@ -5,8 +5,9 @@ In all functions: `image` is what `preprocess` returns with a batch axis, [1, 3,
 `img_encoder` is `clip_model.visual` (or the CLIP itself); `method` is a key of
 `vit_methods.METHODS`; with `neg_saliency` dissimilarity is explained instead of similarity.
 
-`interpret_*` and `vit_block_vis` draw on the current matplotlib axes. For many images or targets
-at once use `saliency.relevance_maps`, on which all of these stand.
+`interpret_*` and `vit_block_vis` draw on the current matplotlib axes; `cmap` is a colour map of
+matplotlib's for the heat, such as "viridis", instead of the original's JET. For many images or
+targets at once use `saliency.relevance_maps`, on which all of these stand.
 """
 
 from collections.abc import Callable
@@ -54,12 +55,13 @@ def interpret_vit(
     device: str | torch.device,
     method: str = "last grad",
     neg_saliency: bool = False,
+    cmap: str | None = None,
 ) -> Picture:
     """Draw, and return, the heat map of `vit_relevance` over the image."""
     relevance, picture = vit_relevance(
         image, target_features, img_encoder, device, method, neg_saliency
     )
-    return draw(show_cam_on_image(picture, relevance, neg_saliency))
+    return draw(show_cam_on_image(picture, relevance, neg_saliency, cmap))
 
 
 def interpret_vit_overlapped(
@@ -105,12 +107,13 @@ def interpret_perword_vit(
     device: str | torch.device,
     masked_word: Word = "",
     use_last_grad: bool = True,
+    cmap: str | None = None,
 ) -> Picture:
     """Draw, and return, the heat map of `vit_perword_relevance` over the image."""
     relevance, picture = vit_perword_relevance(
         image, text, clip_model, clip_tokenizer, device, masked_word, use_last_grad
     )
-    return draw(show_cam_on_image(picture, relevance))
+    return draw(show_cam_on_image(picture, relevance, cmap=cmap))
 
 
 def vit_block_vis(

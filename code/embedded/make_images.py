@@ -55,8 +55,10 @@ PICTURES = (
     Picture("faces", 198, ("happy", "sad", "angry", "surprised"), "blue", (0.39, 0.42)),
     # One animal in other styles: targets for "what in this image looks like that image?"
     Picture("horse_comic", 1, ("horse",), "white", (0.70, 0.85), "noto"),
+    Picture("horse_3d", 1, ("horse",), "white", (0.70, 0.85), "fluent-emoji"),
     Picture("horse_sketch", 1, ("horse",), "white", (0.70, 0.85), "fluent-emoji-high-contrast"),
     Picture("sheep_comic", 39, ("sheep",), "white", (0.70, 0.85), "noto"),
+    Picture("elephant_comic", 1, ("elephant",), "white", (0.70, 0.85), "noto"),
 )
 
 

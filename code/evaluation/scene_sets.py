@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from clip_ import tokenize
 from embedded.scenes import HELD_OUT_STYLE, Scene, concepts, draw_scene

@@ -1,0 +1,120 @@
+"""What all notebooks share: which models, where results go, what is shown.
+
+Importing it puts `code/` on the path. Two environment variables set what all notebooks do:
+
+CLIP_MODELS    "embedded" (default), "openai", or your own two, "VIT,RESNET": names or files that
+               `load` takes.
+CLIP_RESULTS   the folder to write into, instead of `results/`.
+"""
+
+import csv
+import io
+import os
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+CODE = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(CODE)] * (str(CODE) not in sys.path)
+
+import numpy as np  # noqa: E402
+from IPython.display import Image, Markdown  # noqa: E402
+from matplotlib.backends.backend_pdf import PdfPages  # noqa: E402
+from matplotlib.figure import Figure  # noqa: E402
+
+from evaluation.statistics import interval  # noqa: E402
+from explainer import Explainer  # noqa: E402
+
+IMAGES = CODE.parent / "Images"
+MODELS = {"embedded": "ViT-emoji,RN-emoji", "openai": "ViT-B/32,RN101"}
+
+
+def chosen_models() -> str:
+    """What CLIP_MODELS says."""
+    chosen = os.environ.get("CLIP_MODELS", "embedded")
+    if chosen not in MODELS and chosen.count(",") != 1:
+        raise ValueError(
+            f"CLIP_MODELS must be {', '.join(MODELS)}, or two names or files with a comma between, "
+            f"a ViT's and a ResNet's; got {chosen!r}"
+        )
+    return chosen
+
+
+def load_models() -> tuple[Explainer, Explainer]:
+    """The ViT and the ResNet that CLIP_MODELS asks for."""
+    chosen = chosen_models()
+    found = tuple(Explainer(name.strip()) for name in MODELS.get(chosen, chosen).split(","))
+    if [one.kind for one in found] != ["ViT", "ResNet"]:
+        raise ValueError(f"CLIP_MODELS must name a ViT, then a ResNet; got {chosen!r}")
+    return found
+
+
+def choose(embedded, photographs):
+    """A setting for the embedded models, which know emoji, or for models that know photographs."""
+    return embedded if chosen_models() == "embedded" else photographs
+
+
+class Experiment:
+    """The results of one notebook: results/<name>/, a PNG a figure, a CSV a table, one PDF of all.
+
+    Every file is written whole or not at all, and the same content gives the same bytes.
+    """
+
+    def __init__(self, name: str):
+        self.name = name
+        self.folder = Path(os.environ.get("CLIP_RESULTS", CODE.parent / "results")) / name
+        self.figures: list[Figure] = []
+
+    def save(self, figure: Figure, title: str, show: bool = True) -> Image | None:
+        """Write a figure as PNG, remember it for the PDF, and show it as it was written."""
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=110)
+        path = self._write(f"{title}.png", buffer.getvalue())
+        self.figures.append(figure)
+        return Image(filename=str(path)) if show else None
+
+    def table(self, rows: Sequence[dict], title: str, show: bool = True) -> Markdown | None:
+        """Write rows as CSV, four decimals, and show them as a table."""
+        names = list(rows[0])
+        lines = [[cell(row[name]) for name in names] for row in rows]
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows([names, *lines])
+        self._write(f"{title}.csv", text.getvalue().encode())
+        if not show:
+            return None
+        parts = [names, ["---"] * len(names), *lines]
+        return Markdown("\n".join("| " + " | ".join(part) + " |" for part in parts))
+
+    def close(self) -> Markdown:
+        """Write all figures into one PDF, and list what was written."""
+        buffer = io.BytesIO()
+        with PdfPages(buffer, metadata={"CreationDate": None}) as pages:
+            for figure in self.figures:
+                pages.savefig(figure)
+        self._write(f"{self.name}.pdf", buffer.getvalue())
+        files = ", ".join(f"`{path.name}`" for path in sorted(self.folder.iterdir()))
+        return Markdown(f"In `results/{self.name}/`: {files}")
+
+    def _write(self, name: str, content: bytes) -> Path:
+        path = self.folder / re.sub(r'[/\\:*?"<>|]', "_", name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_name(path.name + ".unfinished")
+        unfinished.write_bytes(content)
+        unfinished.replace(path)
+        return path
+
+
+def cell(value) -> str:
+    return f"{value:.4f}" if isinstance(value, float | np.floating) else str(value)
+
+
+def summary(values: Sequence[float]) -> dict[str, float]:
+    """The mean of samples with its 95 % bootstrap interval, as columns of a table."""
+    low, high = interval(np.asarray(values))
+    return {"mean": float(np.mean(values)), "low": low, "high": high}
+
+
+def reading(text: str) -> Markdown:
+    """A paragraph of what was found, its numbers filled in by the cell."""
+    return Markdown(text)

@@ -1,0 +1,69 @@
+"""Panels of a grid (see `figures.py`): one image explained by one model."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from evaluation.localisation import energy_in_mask, pointing_game
+from explainer import Explainer
+from figures import Panel
+from image_utils import as_picture, normalise_pixels, show_cam_on_image, show_overlapped_cam
+from saliency import block_maps
+from vit_cam import seen_through
+
+Image = Float[Tensor, "1 3 row column"]
+Targets = Float[Tensor, "target feature"]
+Mask = Bool[Tensor, "row column"]
+
+# What the colours of `show_overlapped_cam` say.
+OVERLAP_LEGEND = {"similar": "#e61a1a", "both": "#8026a6", "dissimilar": "#1a33f2"}
+
+
+def heat_panels(
+    explainer: Explainer,
+    image: Image,
+    targets: Targets,
+    titles: Sequence[str],
+    method: str | None = None,
+    negative: bool = False,
+    masks: Sequence[Mask | None] = (),
+    cmap: str | None = None,
+) -> list[Panel]:
+    """The heat of each target over the image; its score, or with a mask, what it finds."""
+    picture = as_picture(image[0])
+    scores = explainer.scores(image, targets)[0].tolist()
+    maps = explainer.maps(image, targets, method, negative)[0].cpu()
+    heat = explainer.heat(image, targets, method, negative)[0]
+    panels = []
+    for place, title in enumerate(titles):
+        mask = masks[place] if masks else None
+        note = f"100 cos = {scores[place]:.1f}" if mask is None else found(maps[place], mask)
+        shown = show_cam_on_image(picture, heat[place], negative, cmap)
+        panels.append(Panel(shown, title, note))
+    return panels
+
+
+def found(raw_map: Float[Tensor, "row column"], mask: Mask) -> str:
+    """How well a map finds an object, in words."""
+    hit = "on it" if pointing_game(raw_map, mask) else "beside it"
+    return f"energy {energy_in_mask(raw_map, mask):.2f}, peak {hit}"
+
+
+def overlap_panel(explainer: Explainer, image: Image, target: Targets, title: str = "") -> Panel:
+    """Positive and negative saliency over one another; see OVERLAP_LEGEND."""
+    positive = explainer.heat(image, target)[0, 0]
+    negative = explainer.heat(image, target, negative=True)[0, 0]
+    return Panel(show_overlapped_cam(as_picture(image[0]), negative, positive), title)
+
+
+def block_panels(explainer: Explainer, image: Image, target: Targets, grad: bool) -> list[Panel]:
+    """The image as seen through each block of a ViT, with what is left of the similarity."""
+    maps = block_maps(explainer.model, image, target, grad)[:, 0, 0]
+    seen = torch.stack([seen_through(image[0], one) for one in maps])
+    scores = explainer.scores(normalise_pixels(seen), target)[:, 0].tolist()
+    return [
+        Panel(picture.permute(1, 2, 0).cpu().numpy(), f"block {number}", f"100 cos = {score:.1f}")
+        for number, (picture, score) in enumerate(zip(seen, scores, strict=True))
+    ]

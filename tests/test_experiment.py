@@ -1,0 +1,191 @@
+"""What notebooks stand on: settings, figures and files; and the data sets that may be missing."""
+
+import csv
+import os
+import re
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.figure import Figure
+from PIL import Image
+
+import experiment
+import stand_ins
+from experiment import Experiment, choose, chosen_models, load_models
+from explainer import Explainer
+from figures import Panel, bars, curves, grid
+from image_utils import open_image, read_mask
+from measures import central_share, entropy, others
+
+PICTURE = np.random.default_rng(0).random((20, 20, 3))
+
+
+@pytest.fixture(scope="module")
+def vit():
+    return Explainer("ViT-emoji")
+
+
+@pytest.fixture
+def results(tmp_path, monkeypatch):
+    monkeypatch.setenv("CLIP_RESULTS", str(tmp_path))
+    return tmp_path
+
+
+def texts_of(figure: Figure) -> list[str]:
+    return [text.get_text() for axis in figure.axes for text in (axis.title, axis.xaxis.label)]
+
+
+def test_models_are_chosen_in_one_place(monkeypatch):
+    monkeypatch.delenv("CLIP_MODELS", raising=False)
+    assert [model.name for model in load_models()] == ["ViT-emoji", "RN-emoji"]
+    assert choose("emoji", "photographs") == "emoji"
+    monkeypatch.setenv("CLIP_MODELS", "openai")
+    assert experiment.MODELS[chosen_models()] == "ViT-B/32,RN101"
+    assert choose("emoji", "photographs") == "photographs"
+
+
+@pytest.mark.parametrize("value", ["official", "RN-emoji,ViT-emoji", "a,b,c"])
+def test_an_unknown_choice_of_models_is_refused(monkeypatch, value):
+    monkeypatch.setenv("CLIP_MODELS", value)
+    with pytest.raises(ValueError, match="CLIP_MODELS must"):
+        load_models()
+
+
+def test_figures_and_tables_are_written_under_names_that_any_system_takes(results):
+    lab = Experiment("lab")
+    lab.save(grid([[Panel(PICTURE)]]), 'a/b: "horse"?')
+    lab.table([{"name": "x", "value": 1 / 3}, {"name": "y", "value": 2}], "numbers")
+    lab.close()
+    written = {path.name for path in (results / "lab").iterdir()}
+    assert written == {"a_b_ _horse__.png", "numbers.csv", "lab.pdf"}
+    with (results / "lab" / "numbers.csv").open() as file:
+        assert list(csv.reader(file)) == [["name", "value"], ["x", "0.3333"], ["y", "2"]]
+
+
+def test_writing_again_gives_the_same_bytes(results):
+    def write():
+        lab = Experiment("lab")
+        lab.save(grid([[Panel(PICTURE, "a title", "a note")]]), "figure")
+        lab.close()
+        return {path.name: path.read_bytes() for path in (results / "lab").iterdir()}
+
+    assert write() == write()
+
+
+def test_a_figure_that_fails_leaves_the_old_one(results, monkeypatch):
+    lab = Experiment("lab")
+    lab.save(grid([[Panel(PICTURE)]]), "figure")
+    before = (results / "lab" / "figure.png").read_bytes()
+    broken = Figure()
+    monkeypatch.setattr(broken, "savefig", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        lab.save(broken, "figure")
+    assert [path.name for path in (results / "lab").iterdir()] == ["figure.png"]
+    assert (results / "lab" / "figure.png").read_bytes() == before
+
+
+def test_a_grid_shows_every_panel_with_its_texts():
+    figure = grid([[Panel(PICTURE, "a"), None], [Panel(PICTURE, "b", "c"), Panel(PICTURE)]])
+    assert {"a", "b", "c"} <= set(texts_of(figure))
+    assert sum(bool(axis.images) for axis in figure.axes) == 3
+
+
+def test_maps_of_a_grid_share_one_scale():
+    figure = grid([[Panel(np.eye(3)), Panel(5 * np.eye(3))]], scale="relevance")
+    assert {image.get_clim() for axis in figure.axes for image in axis.images} == {(0, 5)}
+
+
+def test_no_text_of_a_grid_is_cut_off():
+    long = "a title of many words that does not fit above a small panel"
+    figure = grid([[Panel(PICTURE, long, long)] * 3] * 2, ["row"] * 2, long, 1.2, {"red": "red"})
+    figure.draw_without_rendering()
+    inside = figure.bbox
+    for axis in figure.axes:
+        for text in (axis.title, axis.xaxis.label, axis.yaxis.label):
+            box = text.get_window_extent()
+            assert inside.x0 <= box.x0 <= box.x1 <= inside.x1
+            assert inside.y0 <= box.y0 <= box.y1 <= inside.y1
+
+
+def test_bars_and_curves_show_means_and_intervals():
+    values = np.array([0.0, 1.0, 1.0, 1.0])
+    (axis,) = bars({"ours": {"text": values, "image": values}}, "hits", 0.5).axes
+    assert [bar.get_height() for bar in axis.patches] == [0.75, 0.75]
+    (axis,) = curves({"ours": [values, 1 - values]}, [0, 1], "block", "hits").axes
+    assert axis.lines[0].get_ydata().tolist() == [0.75, 0.25]
+
+
+def test_images_that_are_missing_or_broken_are_named(tmp_path):
+    Image.new("RGB", (4, 4)).save(tmp_path / "horse.png")
+    with pytest.raises(FileNotFoundError, match=r"cow\.png; images in that folder: horse\.png"):
+        open_image(tmp_path / "cow.png")
+    (tmp_path / "cow.png").write_text("not a picture")
+    with pytest.raises(ValueError, match=r"cow\.png is not an image"):
+        open_image(tmp_path / "cow.png")
+
+
+def test_a_mask_is_read_at_the_size_asked_for(tmp_path):
+    Image.fromarray(np.uint8([[0, 255], [0, 0]])).save(tmp_path / "mask.png")
+    assert read_mask(tmp_path / "mask.png", (4, 4)).sum() == 4
+
+
+def test_stand_ins_are_placed_at_random_and_known(vit, tmp_path):
+    faces = stand_ins.load_faces(vit, 30, tmp_path / "none")
+    assert [some.emotion for some in faces] == list(stand_ins.FACES)
+    places = torch.stack([some.masks.float().mean(0) for some in faces]).mean(0)
+    assert abs(central_share(places) - 0.25) < 0.2
+    again = stand_ins.load_faces(vit, 30, tmp_path / "none")
+    assert all(torch.equal(a.images, b.images) for a, b in zip(faces, again, strict=True))
+
+
+def test_faces_of_a_folder_are_used_and_an_empty_one_is_named(vit, tmp_path):
+    for emotion in ("happy", "sad"):
+        (tmp_path / emotion).mkdir()
+        Image.new("RGB", (30, 20)).save(tmp_path / emotion / "1.jpg")
+    assert [some.emotion for some in stand_ins.load_faces(vit, 5, tmp_path)] == ["happy", "sad"]
+    os.remove(tmp_path / "sad" / "1.jpg")
+    with pytest.raises(FileNotFoundError, match=r"no images in .*sad"):
+        stand_ins.load_faces(vit, 5, tmp_path)
+
+
+def test_paintings_of_a_folder_are_used(vit, tmp_path):
+    torch_labels = torch.eye(9)[[0, 8, 8]]
+    import pickle
+
+    batch = {"image": torch.zeros(3, 3, 224, 224), "label": torch_labels}
+    (tmp_path / "batch0.bin").write_bytes(pickle.dumps(batch))
+    names = list(stand_ins.EVOKED_BY)
+    found = stand_ins.load_paintings(vit, 5, names, tmp_path)
+    assert [(some.emotion, len(some.images)) for some in found] == [
+        ("amusement", 1),
+        ("something else", 2),
+    ]
+
+
+def test_measures_of_maps_are_those_of_their_definitions():
+    even = torch.ones(8, 8)
+    point = torch.zeros(8, 8)
+    point[4, 4] = 2
+    assert central_share(torch.stack([even, point])).tolist() == [0.25, 1]
+    torch.testing.assert_close(entropy(torch.stack([even, point])), torch.tensor([1.0, 0.0]))
+
+
+def test_absent_concepts_are_absent():
+    shown = np.array([[0, 1], [2, 0]] * 20)
+    chosen = others(np.random.default_rng(0), shown, 3)
+    assert chosen.tolist() == [2, 1] * 20
+
+
+def test_every_notebook_is_committed_executed_and_without_errors():
+    notebooks = sorted(experiment.CODE.glob("notebooks/*.ipynb"))
+    assert len(notebooks) == 7
+    import nbformat
+
+    for path in notebooks:
+        cells = nbformat.read(path, as_version=4).cells
+        assert cells[0].cell_type == "markdown"
+        code = [cell for cell in cells if cell.cell_type == "code"]
+        assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1)), path
+        assert not [out for cell in code for out in cell.outputs if out.output_type == "error"]
+        assert not re.search(r"/(root|home|work|tmp)/", path.read_text()), path
