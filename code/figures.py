@@ -49,6 +49,7 @@ def grid(
         ),
         layout="constrained",
     )
+    figure.get_layout_engine().set(w_pad=0.03, h_pad=0.05)
     axes = figure.subplots(len(rows), columns, squeeze=False)
     maps = [panel.picture for row in rows for panel in row if panel and panel.picture.ndim == 2]
     top = max((values.max() for values in maps), default=1)
@@ -91,10 +92,13 @@ def text_lines(panel: Panel, side: float) -> int:
 def bars(
     samples: Mapping[str, Mapping[str, np.ndarray]],
     ylabel: str,
-    chance: float | None = None,
+    line: tuple[str, float] | None = None,
     title: str = "",
 ) -> Figure:
-    """Means of `samples[series][group]` as bars with 95 % bootstrap intervals."""
+    """Means of `samples[series][group]` as bars with 95 % bootstrap intervals.
+
+    line: a level to compare with, such as ("chance", 0.1).
+    """
     groups = list(dict.fromkeys(group for series in samples.values() for group in series))
     figure = Figure(
         figsize=(max(5, 1.3 * len(groups) * len(samples) ** 0.5), 3.2), layout="constrained"
@@ -115,11 +119,9 @@ def bars(
             color=colour,
             error_kw={"elinewidth": 1, "capsize": 2},
         )
-    if chance is not None:
-        axis.axhline(chance, color="black", linestyle=":", linewidth=1, label="chance")
     names = [fill(group, 16) for group in groups]
     axis.set_xticks(range(len(groups)), names, fontsize=NOTE)
-    finish(axis, ylabel, title)
+    finish(axis, ylabel, line, title)
     return figure
 
 
@@ -128,7 +130,7 @@ def curves(
     ticks: Sequence,
     xlabel: str,
     ylabel: str,
-    chance: float | None = None,
+    line: tuple[str, float] | None = None,
     title: str = "",
 ) -> Figure:
     """Means of `samples[name][tick]` as curves with bands of 95 % bootstrap intervals."""
@@ -138,15 +140,15 @@ def curves(
         means, below, above = np.array([mean_and_errors(values) for values in series]).T
         axis.plot(ticks, means, "o-", color=colour, label=name, markersize=4)
         axis.fill_between(ticks, means - below, means + above, color=colour, alpha=0.2, lw=0)
-    if chance is not None:
-        axis.axhline(chance, color="black", linestyle=":", linewidth=1, label="chance")
     axis.set_xticks(ticks)
     axis.set_xlabel(xlabel)
-    finish(axis, ylabel, title)
+    finish(axis, ylabel, line, title)
     return figure
 
 
-def finish(axis, ylabel: str, title: str) -> None:
+def finish(axis, ylabel: str, line: tuple[str, float] | None, title: str) -> None:
+    if line:
+        axis.axhline(line[1], color="black", linestyle=":", linewidth=1, label=line[0])
     axis.set_ylabel(ylabel)
     axis.set_ylim(bottom=0)
     axis.set_title(title, fontsize=TITLE + 1)

@@ -170,6 +170,12 @@ def central_share(maps: Float[Tensor, "*batch row column"]) -> Float[Tensor, "*b
     return middle / maps.sum((-2, -1)).clamp(min=1e-30)
 
 
+def mean_map(maps: Float[Tensor, "map row column"]) -> Float[np.ndarray, "row column"]:
+    """The mean of maps, scaled so that an even map is 1 everywhere."""
+    mean = maps.mean(0)
+    return (mean / mean.mean().clamp(min=1e-30)).numpy()
+
+
 def entropy(maps: Float[Tensor, "*batch row column"]) -> Float[Tensor, "*batch"]:
     """Of a map as a distribution over its cells, over that of an even one: 1 even, 0 a point."""
     share = maps.flatten(-2) / maps.sum((-2, -1)).clamp(min=1e-30).unsqueeze(-1)

@@ -70,7 +70,7 @@ def load_faces(explainer: Explainer, stand_ins: int, folder: Path = AFFECTNET) -
             raise FileNotFoundError(f"{folder} must hold a folder of images for each emotion")
         return found
     # Anywhere in the picture: where maps are bright in the mean is not the data's doing.
-    return [drawn(explainer, face, ((face,),), stand_ins, (0.25, 0.5)) for face in FACES]
+    return [drawn(explainer, face, ((face,),), stand_ins, (0.2, 0.35)) for face in FACES]
 
 
 def load_paintings(
