@@ -66,13 +66,11 @@ class Experiment:
         self.folder = Path(os.environ.get("CLIP_RESULTS", CODE.parent / "results")) / name
         self.figures: list[Figure] = []
 
-    def save(self, figure: Figure, title: str, show: bool = True) -> Image | None:
-        """Write a figure as PNG, remember it for the PDF, and show it as it was written."""
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=110)
-        path = self._write(f"{title}.png", buffer.getvalue())
+    def save(self, figure: Figure, title: str) -> Image:
+        """Write a figure as PNG, remember it for the PDF, and show it as a smaller JPEG."""
+        self._write(f"{title}.png", drawn(figure, "png"))
         self.figures.append(figure)
-        return Image(filename=str(path)) if show else None
+        return Image(data=drawn(figure, "jpeg"))
 
     def table(self, rows: Sequence[dict], title: str, show: bool = True) -> Markdown | None:
         """Write rows as CSV, four decimals, and show them as a table."""
@@ -103,6 +101,12 @@ class Experiment:
         unfinished.write_bytes(content)
         unfinished.replace(path)
         return path
+
+
+def drawn(figure: Figure, kind: str) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=kind, dpi=110)
+    return buffer.getvalue()
 
 
 def cell(value) -> str:

@@ -1,0 +1,31 @@
+"""What the READMEs link to and show is there."""
+
+import re
+from pathlib import Path
+from urllib.parse import unquote
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PAGES = ["README.md", "Images/README.md", "code/embedded/README.md"]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_link_and_picture_is_there(page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    links = re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(r'src="([^"]+)"', text)
+    local = [unquote(link.split("#")[0]) for link in links if not link.startswith("http")]
+    missing = [link for link in local if link and not (ROOT / page).parent.joinpath(link).exists()]
+    assert local
+    assert missing == []
+
+
+def test_every_make_target_that_is_named_is_there():
+    makefile = (ROOT / "Makefile").read_text()
+    named = {
+        target
+        for page in PAGES
+        for target in re.findall(r"(?m)(?:`|^)make ([a-z][a-z-]+)", (ROOT / page).read_text("utf-8"))
+    }
+    assert "demo" in named
+    assert [target for target in named if f"\n{target}:" not in makefile] == []
