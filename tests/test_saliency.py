@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from conftest import noise
 from model import convert_weights
-from saliency import direction_maps, normalise_maps, relevance_maps, resize_maps
+from saliency import block_maps, direction_maps, normalise_maps, relevance_maps, resize_maps
 from vit_methods import METHODS
 from vit_oracles import ORACLES, cosine, oracle_map, recorded_blocks
 
@@ -198,3 +198,28 @@ def test_maps_are_resized_bilinearly(size):
     expected = F.interpolate(maps, size, mode="bilinear", align_corners=False)
     assert torch.equal(resize_maps(maps, size), expected)
     assert torch.equal(resize_maps(maps, torch.Size(size)), expected)
+
+
+# One block at a time
+
+
+@pytest.mark.parametrize("grad", [False, True])
+def test_block_maps_are_what_the_blocks_hold(clip, images, targets, grad):
+    maps = block_maps(clip, images, targets, grad)
+    assert maps.shape == (4, 2, 3, 4, 4)
+    visual = copy.deepcopy(clip.visual)
+    for i, image in enumerate(images):
+        for k, target in enumerate(targets):
+            for block, held in enumerate(recorded_blocks(visual, image, cosine(target, False))):
+                expected = held[grad].mean(0)[0, 1:].reshape(4, 4)
+                assert relative_error(maps[block, i, k], expected) < 1e-9
+
+
+def test_block_maps_of_dissimilarity_are_negated_gradients(clip, images, targets):
+    maps = block_maps(clip, images, targets, True)
+    torch.testing.assert_close(block_maps(clip, images, targets, True, negative=True), -maps)
+
+
+def test_block_maps_start_at_a_block(clip, images, targets):
+    maps = block_maps(clip, images, targets, True)
+    torch.testing.assert_close(block_maps(clip, images, targets, True, start_block=-2), maps[2:])
