@@ -6,7 +6,7 @@ export PYTHONPATH := code
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint eval-vit eval-rn train-vit train-rn bench thumbnails images notebooks \
-	check-notebooks lab clean
+	check-notebooks lab evaluate check-evaluation clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 24
@@ -28,10 +28,26 @@ demo: $(VENV)/.run ## explain images with both embedded models, into results/dem
 test: $(VENV)/.dev ## run the test suite
 	$(BIN)/python -m pytest
 
+evaluate: $(VENV)/.run ## measure every method on both embedded models, into results/evaluation/
+	$(BIN)/python -m evaluation
+
+check-evaluation: $(VENV)/.run ## the same on a few scenes, into a temporary folder
+	folder=$$(mktemp -d) && $(BIN)/python -m evaluation --scenes 8 --faithfulness 2 --sanity 2 \
+	  --methods "last grad" "all grads" gradcam attention GradCAM LayerCAM centre random edges \
+	  --output $$folder --runs $$folder/runs && rm -r $$folder
+
 notebooks: $(VENV)/.run ## execute all notebooks and write their figures into results/
 	$(BIN)/python code/notebooks/execute.py
 
-check-notebooks: $(VENV)/.run ## execute them into a temporary folder; all figures must be written
+check-evaluate: $(VENV)/.run ## measure every method on both embedded models, into results/evaluation/
+	$(BIN)/python -m evaluation
+
+check-evaluation: $(VENV)/.run ## the same on a few scenes, into a temporary folder
+	folder=$$(mktemp -d) && $(BIN)/python -m evaluation --scenes 8 --faithfulness 2 --sanity 2 \
+	  --methods "last grad" "all grads" gradcam attention GradCAM LayerCAM centre random edges \
+	  --output $$folder --runs $$folder/runs && rm -r $$folder
+
+notebooks: $(VENV)/.run ## execute them into a temporary folder; all figures must be written
 	folder=$$(mktemp -d) && $(BIN)/python code/notebooks/execute.py --check $$folder && rm -r $$folder
 
 lab: $(VENV)/.run ## open JupyterLab on the notebooks

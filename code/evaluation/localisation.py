@@ -3,6 +3,7 @@
 A map that is zero everywhere finds nothing: it scores 0.
 """
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -28,3 +29,44 @@ def energy_in_mask(maps: Maps, masks: Masks) -> Scores:
     positive = maps.clamp(min=0)
     total = positive.sum((-2, -1))
     return (positive * masks).sum((-2, -1)) / total.clamp(min=1e-30)
+
+
+def best_iou(maps: Maps, masks: Masks) -> Scores:
+    """Intersection over union with the object, at the threshold that is best for each map.
+
+    All thresholds are tried: what is above one is a prefix of the pixels in order of relevance.
+    """
+    hits, count, last = ranked(maps, masks)
+    union = count + masks.flatten(-2).sum(-1, keepdim=True) - hits
+    return (hits / union * last).amax(-1) * (maps.flatten(-2).amax(-1) > 0)
+
+
+def average_precision(maps: Maps, masks: Masks) -> Scores:
+    """The area under precision over recall, pixels ranked by relevance; pixels of equal relevance
+    enter together. Chance is the mask's share of the image.
+    """
+    hits, count, last = ranked(maps, masks)
+    until = (hits * last).cummax(-1).values  # at each threshold, the hits so far
+    gained = until.diff(dim=-1, prepend=torch.zeros_like(until[..., :1]))
+    objects = masks.flatten(-2).sum(-1).clamp(min=1)
+    return (gained * hits / count).sum(-1) / objects * (maps.flatten(-2).amax(-1) > 0)
+
+
+def ranked(maps: Maps, masks: Masks) -> tuple[Tensor, Tensor, Bool[Tensor, "*batch rank"]]:
+    """Of the pixels in order of relevance: hits up to each, their number, and whether it is the
+    last of its relevance, so that a threshold can lie behind it.
+    """
+    values, order = maps.flatten(-2).sort(-1, descending=True)
+    hits = masks.flatten(-2).gather(-1, order).to(maps.dtype).cumsum(-1)
+    count = torch.arange(1, values.shape[-1] + 1, device=maps.device, dtype=maps.dtype)
+    last = torch.ones_like(values, dtype=torch.bool)
+    last[..., :-1] = values[..., :-1] != values[..., 1:]
+    return hits, count, last
+
+
+MEASURES = {
+    "pointing": pointing_game,
+    "energy": energy_in_mask,
+    "IoU": best_iou,
+    "AP": average_precision,
+}

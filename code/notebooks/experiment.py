@@ -7,7 +7,6 @@ CLIP_MODELS    "embedded" (default), "openai", or your own two, "VIT,RESNET": na
 CLIP_RESULTS   the folder to write into, instead of `results/`.
 """
 
-import csv
 import io
 import os
 import re
@@ -18,12 +17,11 @@ from pathlib import Path
 CODE = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(CODE)] * (str(CODE) not in sys.path)
 
-import numpy as np  # noqa: E402
 from IPython.display import Image, Markdown  # noqa: E402
 from matplotlib.backends.backend_pdf import PdfPages  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 
-from evaluation.statistics import interval  # noqa: E402
+from evaluation.tables import cell, csv_text, summary  # noqa: E402, F401
 from explainer import Explainer  # noqa: E402
 
 IMAGES = CODE.parent / "Images"
@@ -76,9 +74,7 @@ class Experiment:
         """Write rows as CSV, four decimals, and show them as a table."""
         names = list(rows[0])
         lines = [[cell(row[name]) for name in names] for row in rows]
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows([names, *lines])
-        self._write(f"{title}.csv", text.getvalue().encode())
+        self._write(f"{title}.csv", csv_text(rows).encode())
         if not show:
             return None
         parts = [names, ["---"] * len(names), *lines]
@@ -107,16 +103,6 @@ def drawn(figure: Figure, kind: str) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format=kind, dpi=110)
     return buffer.getvalue()
-
-
-def cell(value) -> str:
-    return f"{value:.4f}" if isinstance(value, float | np.floating) else str(value)
-
-
-def summary(values: Sequence[float]) -> dict[str, float]:
-    """The mean of samples with its 95 % bootstrap interval, as columns of a table."""
-    low, high = interval(np.asarray(values))
-    return {"mean": float(np.mean(values)), "low": low, "high": high}
 
 
 def reading(text: str) -> Markdown:

@@ -1,0 +1,196 @@
+"""The measurements behind `python -m evaluation`: samples, a row an object or a picture.
+
+A study keeps what it has measured in a folder, a file for each measure and method, so that it goes
+on where it was stopped. The folder's name holds a digest of the weights and of the settings.
+"""
+
+import hashlib
+import time
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.numpy import load_file, save_file
+from torch import Tensor, nn
+
+from evaluation.baselines import baselines
+from evaluation.faithfulness import insertion_deletion
+from evaluation.last_grad import shares
+from evaluation.localisation import MEASURES, energy_in_mask, pointing_game
+from evaluation.sanity import cascade, rank_correlation
+from evaluation.scene_sets import SceneBatch
+from explainer import Explainer
+from saliency import relevance_maps, resize_maps
+
+Columns = dict[str, np.ndarray]
+# Batches of pictures, of so many at most: the same ones, in the same order, at every call.
+Pictures = Callable[[int | None], Iterable[SceneBatch]]
+# Methods that run the network many times are measured on this many pictures at most.
+FEWER = {"FullGrad": 200, "AblationCAM": 200, "ScoreCAM": 16, "GScoreCAM": 16}
+
+
+class Study:
+    """One model, with the features of all prompts, and a folder of what is measured."""
+
+    def __init__(self, explainer: Explainer, prompts: list[str], folder: Path, settings: str):
+        self.explainer = explainer
+        self.features = explainer.texts(prompts)
+        digest = hashlib.sha256(settings.encode())
+        for value in explainer.model.state_dict().values():
+            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        self.folder = folder / f"{explainer.name}-{digest.hexdigest()[:12]}"
+
+    def methods(self, visual: nn.Module | None = None) -> dict[str, Callable]:
+        """Every method of the model and every baseline, (images, targets) -> maps of any size; of
+        another image encoder of the same kind, if one is given.
+        """
+        visual = visual or self.explainer.visual
+        named = {name: partial(relevance_maps, method=name) for name in self.explainer.methods}
+        return {name: partial(one, visual) for name, one in (named | baselines(visual)).items()}
+
+    def measured(self, name: str, measure: Callable[[], Columns]) -> Columns:
+        """What is on file under a name, or else measured now and filed."""
+        path = self.folder / f"{name}.safetensors"
+        if not path.exists():
+            columns = {key: np.ascontiguousarray(values) for key, values in measure().items()}
+            path.parent.mkdir(parents=True, exist_ok=True)
+            unfinished = path.with_suffix(".unfinished")
+            save_file(columns, unfinished)
+            unfinished.replace(path)
+        return self.on_file(name)
+
+    def on_file(self, name: str) -> Columns:
+        """What was measured under a name."""
+        return load_file(self.folder / f"{name}.safetensors")
+
+    # What is measured
+
+    def localisation(self, name: str, pictures: Pictures) -> Columns:
+        """A row an object: the number of its picture, how many objects are in that, its area, all
+        MEASURES, and the time of its picture's maps over that of a forward pass.
+        """
+        explain, rows, picture = self.methods()[name], [], 0
+        for batch in pictures(FEWER.get(name)):
+            images, targets = self.asked(batch)
+            if picture % 200 == 0:  # machines change their pace, but not that often
+                forward = timed(self.explainer.pictures, images)[0] / len(images)
+            spent, maps = timed(explain, images, targets)
+            maps = resize_maps(maps.cpu().float(), images.shape[-2:])
+            count, objects = batch.concepts.shape
+            row = {name: measure(maps, batch.masks) for name, measure in MEASURES.items()}
+            row["picture"] = torch.arange(picture, picture + count)[:, None].expand(-1, objects)
+            row["objects"] = torch.full_like(batch.concepts, objects)
+            row["area"] = batch.masks.float().mean((-2, -1))
+            row["forwards"] = torch.full_like(row["area"], spent / len(images) / forward)
+            rows.append({key: values.flatten() for key, values in row.items()})
+            picture += count
+        return stacked(rows)
+
+    def asked(self, batch: SceneBatch) -> tuple[Tensor, Tensor]:
+        """Images and, for each, the features of its objects' prompts, on the model's device."""
+        images = batch.images.to(self.explainer.device)
+        return images, self.features[batch.concepts.to(self.features.device)]
+
+    def faithfulness(self, name: str, pictures: Pictures) -> Columns:
+        """A row a picture, for its first object: areas under insertion and deletion."""
+        explain, rows = self.methods()[name], []
+        for batch in pictures(FEWER.get(name)):
+            images, targets = self.asked(batch)
+            maps = resize_maps(explain(images, targets[:, :1]).float(), images.shape[-2:])[:, 0]
+            concepts = batch.concepts[:, 0].to(images.device)
+            row = {}
+            for kind in ("blur", "mean"):
+                areas = insertion_deletion(
+                    self.explainer.model, images, maps, self.features, concepts, kind
+                )
+                row |= {f"{key}, {kind}": values.cpu() for key, values in areas.items()}
+            rows.append(row)
+        return stacked(rows)
+
+    def sanity(self, pictures: Pictures) -> Columns:
+        """A row a picture, for its first object; a column "method | part": the rank correlation of
+        the map with that of the trained model, when everything down to the part is drawn anew.
+        """
+        rows = []
+        for batch in pictures(None):
+            images, targets = self.asked(batch)
+            row, first = {}, {}
+            for part, visual in cascade(self.explainer.visual):
+                for name, explain in self.methods(visual).items():
+                    if name not in FEWER:
+                        maps = explain(images, targets[:, :1])[:, 0]
+                        first.setdefault(name, maps)
+                        row[f"{name} | {part}"] = rank_correlation(maps, first[name]).cpu()
+            rows.append(row)
+        return stacked(rows)
+
+    def parts_of_last_grad(self, pictures: Pictures) -> Columns:
+        """A row an object: of each block, and each head of it, the share of the map of `last grad`,
+        and how well it would localise alone; and with the blocks from each on, as `start_block`.
+        """
+        rows, picture = [], 0
+        for batch in pictures(None):
+            images, targets = self.asked(batch)
+            put = shares(self.explainer.visual, images, targets).cpu()
+            total = put.sum((0, 1, -2, -1)).clamp(min=1e-30)
+            count, objects = batch.concepts.shape
+            numbers = torch.arange(picture, picture + count)[:, None].expand(-1, objects)
+            row = {"picture": numbers, "area": batch.masks.float().mean((-2, -1))}
+            for block in range(len(put)):
+                mine = put[block].sum(0)
+                later = put[block:].sum((0, 1))
+                row[f"share, block {block}"] = mine.sum((-2, -1)) / total
+                row |= localised(f"block {block}", mine, batch.masks)
+                row |= localised(f"from block {block}", later, batch.masks)
+                for head, one in enumerate(put[block]):
+                    row[f"share, block {block}, head {head}"] = one.sum((-2, -1)) / total
+                    row |= localised(f"block {block}, head {head}", one, batch.masks)
+            rows.append({key: values.flatten() for key, values in row.items()})
+            picture += count
+        return stacked(rows)
+
+    def presence(self, pictures: Pictures) -> Columns:
+        """A row a picture: for an object that is there and for a concept that is not, how much
+        relevance (its sum) each method finds, positive and negative, and the cosine.
+        """
+        rng, rows = np.random.default_rng(0), []
+        for batch in pictures(None):
+            images = batch.images.to(self.explainer.device)
+            missing = [
+                rng.choice(np.setdiff1d(np.arange(len(self.features)), shown))
+                for shown in batch.concepts.numpy()
+            ]
+            asked = torch.stack([batch.concepts[:, 0], torch.tensor(missing)], 1)
+            targets = self.features[asked.to(self.features.device)]
+            row = {"cosine": self.explainer.scores(images, targets).cpu()}
+            for name in self.explainer.methods:
+                if name not in FEWER:
+                    for sign in ("", ", negative"):
+                        maps = relevance_maps(
+                            self.explainer.visual, images, targets, name, negative=bool(sign)
+                        )
+                        row[name + sign] = maps.sum((-2, -1)).cpu()
+            rows.append(row)
+        return stacked(rows)
+
+
+def localised(name: str, maps: Tensor, masks: Tensor) -> dict[str, Tensor]:
+    maps = resize_maps(maps, masks.shape[-2:])
+    return {
+        f"pointing, {name}": pointing_game(maps, masks),
+        f"energy, {name}": energy_in_mask(maps, masks),
+    }
+
+
+def timed(call: Callable, *arguments) -> tuple[float, Any]:
+    """The seconds it takes, and what comes of it."""
+    started = time.perf_counter()
+    result = call(*arguments)
+    return time.perf_counter() - started, result
+
+
+def stacked(rows: list[dict[str, Tensor]]) -> Columns:
+    return {key: torch.cat([row[key] for row in rows]).numpy() for key in rows[0]}

@@ -1,0 +1,224 @@
+"""The measures: counted by hand, and against independent implementations."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import spearmanr
+from sklearn.metrics import average_precision_score
+
+from conftest import noise
+from evaluation.baselines import baselines, blurred
+from evaluation.faithfulness import area, curves, insertion_deletion
+from evaluation.last_grad import shares
+from evaluation.localisation import average_precision, best_iou
+from evaluation.sanity import cascade, parts, randomisation, rank_correlation
+from evaluation.statistics import interval
+from saliency import relevance_maps
+from small_clip import small_resnet
+
+MASK = torch.tensor([[True, False], [False, True]])
+
+
+@pytest.fixture(scope="module", params=["spread", "with equal values"])
+def maps_and_masks(request):
+    maps = noise(20, 9, 11).float()
+    if request.param == "with equal values":
+        maps = (3 * maps).round()
+    return maps, noise(20, 9, 11) > 0.5
+
+
+def test_iou_by_hand():
+    # Above 2: one pixel of two hit and one too many; above 1: both, of three.
+    maps = torch.tensor([[4.0, 3.0], [1.0, 2.0]])
+    assert best_iou(maps, MASK) == pytest.approx(2 / 3)
+
+
+def test_average_precision_by_hand():
+    maps = torch.tensor([[4.0, 3.0], [1.0, 2.0]])
+    assert average_precision(maps, MASK) == pytest.approx(0.5 * 1 + 0.5 * 2 / 3)
+
+
+def test_average_precision_is_scikit_learns(maps_and_masks):
+    maps, masks = maps_and_masks
+    expected = [
+        average_precision_score(mask.flatten(), one.flatten())
+        for one, mask in zip(maps, masks, strict=True)
+    ]
+    np.testing.assert_allclose(average_precision(maps, masks), expected, rtol=1e-5)
+
+
+def test_the_best_iou_is_that_of_trying_every_threshold(maps_and_masks):
+    maps, masks = maps_and_masks
+    for one, mask, found in zip(maps, masks, best_iou(maps, masks), strict=True):
+        tried = [((one >= t) & mask).sum() / ((one >= t) | mask).sum() for t in one.unique()]
+        assert found == pytest.approx(max(tried).item())
+
+
+def test_a_map_of_nothing_scores_nothing():
+    assert best_iou(torch.zeros(2, 2), MASK) == 0
+    assert average_precision(torch.zeros(2, 2), MASK) == 0
+
+
+# Insertion and deletion
+
+
+def test_pixels_are_turned_in_the_order_of_the_map():
+    start, end = torch.zeros(1, 3, 2, 2), torch.ones(1, 3, 2, 2)
+    maps = torch.tensor([[[0.1, 0.4], [0.3, 0.2]]])
+    shown = []
+
+    def score(images):
+        shown.append(images[0, 0].flatten().tolist())
+        return images.mean((1, 2, 3))[:, None]
+
+    curve = curves(score, maps, start, end, steps=4)
+    assert shown == [[0, 0, 0, 0], [0, 1, 0, 0], [0, 1, 1, 0], [0, 1, 1, 1], [1, 1, 1, 1]]
+    assert curve[0, :, 0].tolist() == [0, 0.25, 0.5, 0.75, 1]
+    assert area(curve[0, :, 0]) == 0.5
+
+
+def test_the_area_is_that_under_the_curve():
+    assert area(torch.tensor([0.0, 1.0, 1.0])) == 0.75
+
+
+def test_a_map_that_knows_the_answer_is_more_faithful_than_its_opposite(clip, images):
+    with torch.no_grad():
+        features = torch.nn.functional.normalize(clip.encode_image(images), dim=-1)
+    asked = torch.tensor([0, 1])
+    # What of a picture makes it itself: where hiding a patch costs the most similarity.
+    losses = torch.zeros(2, 4, 4, dtype=torch.float64)
+    mean = images.mean((-2, -1), keepdim=True)
+    for row in range(4):
+        for column in range(4):
+            hidden = images.clone()
+            hidden[..., 8 * row : 8 * row + 8, 8 * column : 8 * column + 8] = mean
+            with torch.no_grad():
+                left = torch.nn.functional.normalize(clip.encode_image(hidden), dim=-1)
+            losses[:, row, column] = 1 - (left * features).sum(-1)
+    maps = losses.repeat_interleave(8, 1).repeat_interleave(8, 2)
+    right = insertion_deletion(clip, images, maps, features, asked, "mean", steps=16)
+    wrong = insertion_deletion(clip, images, -maps, features, asked, "mean", steps=16)
+    assert set(right) == {
+        f"{way}, {score}"
+        for way in ("insertion", "deletion")
+        for score in ("similarity", "softmax")
+    }
+    assert (right["insertion, similarity"] > wrong["insertion, similarity"]).all()
+    assert (right["deletion, similarity"] < wrong["deletion, similarity"]).all()
+
+
+def test_insertion_and_deletion_equal_a_plain_loop(clip, images):
+    maps = noise(2, 32, 32)
+    features = torch.nn.functional.normalize(noise(3, 16), dim=-1)
+    found = insertion_deletion(clip, images, maps, features, torch.tensor([2, 0]), "mean", 8)
+    for index, asked in enumerate((2, 0)):
+        order = np.argsort(-maps[index].flatten().numpy(), kind="stable")
+        image = images[index].flatten(1)
+        mean = image.mean(1)
+        scores = []
+        for count in [round(n * 1024 / 8) for n in range(9)]:
+            shown = image.clone()
+            shown[:, order[:count]] = mean[:, None]
+            with torch.no_grad():
+                encoded = clip.encode_image(shown.view(1, 3, 32, 32))[0]
+            scores.append(torch.cosine_similarity(encoded, features[asked], dim=0).item())
+        expected = np.trapezoid(scores, np.linspace(0, 1, 9))
+        assert found["deletion, similarity"][index] == pytest.approx(expected)
+
+
+def test_an_unknown_way_of_hiding_is_refused(clip, images):
+    with pytest.raises(ValueError, match="blur and mean"):
+        insertion_deletion(
+            clip, images, noise(2, 32, 32), noise(3, 16), torch.tensor([0, 1]), "black"
+        )
+
+
+def test_blurring_keeps_the_mean_and_smooths():
+    images = noise(2, 3, 64, 64)
+    smooth = blurred(images, 3)
+    assert smooth.std() < images.std() / 4
+    torch.testing.assert_close(blurred(torch.ones(1, 3, 64, 64), 3), torch.ones(1, 3, 64, 64))
+
+
+# Sanity
+
+
+def test_rank_correlation_is_scipys(maps_and_masks):
+    maps, _ = maps_and_masks
+    found = rank_correlation(maps[:10], maps[10:])
+    expected = [
+        spearmanr(a.flatten(), b.flatten()).statistic
+        for a, b in zip(maps[:10], maps[10:], strict=True)
+    ]
+    np.testing.assert_allclose(found, expected, atol=1e-9)
+
+
+def test_a_flat_map_correlates_with_nothing():
+    assert rank_correlation(torch.zeros(3, 3), noise(3, 3)) == 0
+
+
+@pytest.fixture(params=["ViT", "ResNet"])
+def model(request, clip):
+    return clip if request.param == "ViT" else small_resnet(vocab_size=100).double()
+
+
+def test_every_parameter_is_in_one_part(model):
+    found = [id(value) for _, values in parts(model.visual) for value in values]
+    assert sorted(found) == sorted(id(value) for value in model.visual.parameters())
+
+
+def test_the_cascade_draws_part_after_part_anew_and_leaves_the_model_alone(model):
+    before = {name: value.clone() for name, value in model.visual.named_parameters()}
+    names = [name for name, _ in parts(model.visual)]
+    changed = []
+    for _, visual in cascade(model):
+        now = dict(visual.named_parameters())
+        changed.append({key for key in before if not torch.equal(now[key], before[key])})
+        for key in before:  # only the order of the values is another
+            assert torch.equal(
+                now[key].flatten().sort().values, before[key].flatten().sort().values
+            )
+    assert changed[0] == set()
+    assert all(a <= b for a, b in pairwise(changed))
+    assert len(changed) == len(names) + 1
+    assert all(torch.equal(value, before[key]) for key, value in model.visual.named_parameters())
+
+
+def test_maps_of_the_model_change_and_maps_of_the_picture_do_not(clip, images, targets):
+    found = randomisation(lambda v: relevance_maps(v, images, targets, "last grad"), clip)
+    assert found["nothing"].flatten().tolist() == pytest.approx([1] * 6)
+    assert found["embedding"].abs().max() < 0.9
+    edges = randomisation(lambda v: baselines(clip)["edges"](v, images, targets), clip)
+    assert min(one.min() for one in edges.values()) == pytest.approx(1)
+
+
+# Baselines and the parts of last grad
+
+
+def test_baselines_are_maps_of_every_image_and_target(model, targets):
+    images = noise(2, 3, 64, 96)
+    for name, baseline in baselines(model).items():
+        maps = baseline(model, images, targets)
+        assert maps.shape[:2] == (2, 3), name
+        assert torch.equal(maps, baseline(model, images, targets)), name
+        assert (maps >= 0).all(), name
+    assert ("attention" in baselines(model)) == hasattr(model.visual, "transformer")
+
+
+def test_the_parts_of_last_grad_add_up_to_it(clip, images, targets):
+    found = shares(clip, images, targets)
+    assert found.shape == (4, 2, 2, 3, 4, 4)
+    expected = relevance_maps(clip, images, targets, "last grad")
+    torch.testing.assert_close(found.sum((0, 1)), expected, rtol=1e-9, atol=0)
+
+
+def test_its_last_block_is_gradcam(clip, images, targets):
+    expected = relevance_maps(clip, images, targets, "gradcam")
+    torch.testing.assert_close(shares(clip, images, targets)[-1].sum(0), expected)
+
+
+def test_intervals_are_of_the_mean():
+    low, high = interval(np.array([1.0, 1.0, 1.0]))
+    assert low == high == 1
