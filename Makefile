@@ -6,7 +6,7 @@ export PYTHONPATH := code
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint eval-vit eval-rn train-vit train-rn bench thumbnails images notebooks \
-	check-notebooks lab evaluate check-evaluation clean
+	check-notebooks lab evaluate check-evaluation report clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 24
@@ -71,6 +71,14 @@ train-rn: $(VENV)/.run ## train RN-emoji
 
 bench: $(VENV)/.dev ## speed and memory of every method, into results/benchmarks/
 	$(BIN)/python benchmarks/speed.py --output results/benchmarks/speed.csv
+	$(BIN)/python benchmarks/rivals.py --output results/benchmarks/rivals.csv
+	$(BIN)/python benchmarks/growth.py --output results/benchmarks/growth.csv
+	$(BIN)/python benchmarks/throughput.py --output results/benchmarks/throughput.csv
+	$(BIN)/python benchmarks/plot.py
+
+report: $(VENV)/.dev ## set CLIP_Explainability.pdf and README's numbers from results/
+	$(BIN)/python report/build.py
+	$(BIN)/python report/glance.py
 
 thumbnails: $(VENV)/.run ## draw the thumbnails of the table of methods
 	$(BIN)/python code/thumbnails.py

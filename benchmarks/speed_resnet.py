@@ -68,12 +68,12 @@ def resnet_rows(model: str, batch: int, methods: list[str], settings) -> list[Ro
     grad_cam = GradCam(model, settings.threads)
     passes, rows = [], []
     for method in methods:
-        if method in LOOKS_THROUGH and batch > 1:
+        if batch > 1 and method in (*LOOKS_THROUGH, *PER_CHANNEL):
             continue  # linear in images, and long
         theirs = math.nan
         if method in PER_CHANNEL:
             theirs = batch * seconds_of(functools.partial(grad_cam.run, method, 1), "cpu")
-        for count in TARGETS:
+        for count in TARGETS[:1] if method == "GScoreCAM" else TARGETS:  # it is linear in targets
             targets = torch.randn(count, visual.output_dim, device=settings.device)
             calls: list[Callable[[], object]] = [
                 forward,

@@ -68,6 +68,7 @@ def evaluate(name: str, args: argparse.Namespace) -> Study:
     everything, some, few = pictures.values()
     tasks = {f"localisation, {one}": (study.localisation, one, everything) for one in chosen}
     tasks |= {f"faithfulness, {one}": (study.faithfulness, one, some) for one in chosen}
+    tasks["naming"] = (study.naming, everything)
     tasks["sanity"] = (study.sanity, few)
     tasks["presence"] = (study.presence, some)
     if "last grad" in chosen:

@@ -94,6 +94,15 @@ class Study:
         images = batch.images.to(self.explainer.device)
         return images, self.features[batch.concepts.to(self.features.device)]
 
+    def naming(self, pictures: Pictures) -> Columns:
+        """A row a picture of one object: whether its prompt is the most similar of all prompts."""
+        rows = []
+        for batch in pictures(None):
+            if batch.concepts.shape[1] == 1:
+                best = self.explainer.scores(batch.images, self.features).argmax(-1).cpu()
+                rows.append({"right": (best == batch.concepts[:, 0]).float()})
+        return stacked(rows) if rows else {"right": np.zeros(0)}
+
     def faithfulness(self, name: str, pictures: Pictures) -> Columns:
         """A row a picture, for its first object: areas under insertion and deletion."""
         explain, rows = self.methods()[name], []

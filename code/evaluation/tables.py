@@ -84,6 +84,14 @@ def localisation(study: Study) -> Rows:
     return rows
 
 
+def naming(study: Study) -> Rows:
+    """How often the object of a picture with one is named right, among all prompts."""
+    right, prompts = study.on_file("naming")["right"], len(study.features)
+    about = {"model": study.explainer.name, "prompts": prompts}
+    more = {"chance": 1 / prompts, "pictures": len(right)}
+    return [about | summary(right) | more] if len(right) else []
+
+
 def cost(study: Study) -> Rows:
     return [
         about | {"forwards": float(np.median(columns["forwards"]))}
@@ -145,6 +153,7 @@ def last_grad(study: Study) -> Rows:
 
 TABLES = {
     "localisation": localisation,
+    "naming": naming,
     "cost": cost,
     "faithfulness": faithfulness,
     "sanity": sanity,

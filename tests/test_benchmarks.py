@@ -1,0 +1,70 @@
+"""The benchmarks run, and what they race computes the same."""
+
+import csv
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.append(str(Path(__file__).parent.parent / "benchmarks"))
+
+import growth
+import rivals
+import throughput
+
+from conftest import noise
+from saliency import normalise_maps, relevance_maps
+from small_clip import small_resnet
+
+
+def rows(path):
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize("method", rivals.TORCHCAM)
+def test_torchcam_computes_the_same_maps(method):
+    visual = small_resnet(vocab_size=100).double().visual.eval()
+    images, targets = noise(2, 3, 64, 64), noise(3, visual.output_dim)
+    theirs = normalise_maps(rivals.torchcam(visual, images, targets, method).double())
+    ours = normalise_maps(relevance_maps(visual, images, targets, method))
+    torch.testing.assert_close(theirs, ours, atol=1e-4, rtol=0)
+
+
+def test_captum_computes_the_same_maps():
+    visual = small_resnet(vocab_size=100).double().visual.eval()
+    images, targets = noise(2, 3, 64, 64), noise(3, visual.output_dim)
+    theirs = normalise_maps(rivals.captum(visual, images, targets, "GradCAM"))
+    ours = normalise_maps(relevance_maps(visual, images, targets, "GradCAM"))
+    torch.testing.assert_close(theirs, ours, atol=1e-4, rtol=0)
+
+
+def test_growth_compares_exponents(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(growth, "WIDTH", 32)
+    monkeypatch.setattr(growth, "HEADS", 2)
+    growth.main(["--seconds", "0", "--most", "14", "--output", str(tmp_path / "growth.csv")])
+    found = rows(tmp_path / "growth.csv")
+    assert {row["grows"] for row in found} == {"tokens", "blocks", "targets", "images"}
+    assert "expected" in capsys.readouterr().out
+
+
+def test_the_expected_growth_is_that_of_the_arithmetic():
+    def expected(method, name, values):
+        counted = [growth.multiplications(method, **(growth.USUAL | {name: v})) for v in values]
+        return growth.slope(list(values), counted)
+
+    assert expected("last grad", "images", (1, 2, 4, 8)) == pytest.approx(1)
+    assert expected("last grad", "targets", (1, 8, 64)) < 0.05
+    assert 0.9 < expected("all grads", "targets", (8, 16, 32, 64)) < 1
+    assert 2 < expected("last grad", "side", (64, 128, 256, 512)) < 4
+
+
+def test_throughput_counts_images_and_stages(tmp_path):
+    throughput.main(
+        ["--images", "3", "--models", "RN-emoji", "--output", str(tmp_path / "rate.csv")]
+    )
+    (row,) = rows(tmp_path / "rate.csv")
+    assert float(row["images a second"]) > 0
+    shares = [float(row[f"share, {stage}"]) for stage in ("read", "explain", "write")]
+    assert 0 < sum(shares) <= 1.001
