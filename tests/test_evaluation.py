@@ -1,6 +1,9 @@
 """The measures: counted by hand, and against independent implementations."""
 
+import csv
+import shutil
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,12 +12,15 @@ from scipy.stats import spearmanr
 from sklearn.metrics import average_precision_score
 
 from conftest import noise
+from evaluation.__main__ import main
 from evaluation.baselines import baselines, blurred
 from evaluation.faithfulness import area, curves, insertion_deletion
 from evaluation.last_grad import shares
 from evaluation.localisation import average_precision, best_iou
 from evaluation.sanity import cascade, parts, randomisation, rank_correlation
 from evaluation.statistics import interval
+from evaluation.study import Study
+from evaluation.tables import by_picture
 from saliency import relevance_maps
 from small_clip import small_resnet
 
@@ -222,3 +228,82 @@ def test_its_last_block_is_gradcam(clip, images, targets):
 def test_intervals_are_of_the_mean():
     low, high = interval(np.array([1.0, 1.0, 1.0]))
     assert low == high == 1
+
+
+# The command
+
+
+def rows_of(path):
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two pictures with masks, and one without."""
+    images = Path(__file__).parent.parent / "Images"
+    for name in ("horse&sheep", "cat&dog"):
+        shutil.copy(images / f"{name}.png", tmp_path)
+        shutil.copytree(images / "masks" / name, tmp_path / "masks" / name)
+    shutil.copy(images / "chelsea.png", tmp_path)
+    return tmp_path
+
+
+def command(folder, *more):
+    main([
+        "--models", "ViT-emoji", "--images", str(folder), "--faithfulness", "1", "--sanity", "1",
+        "--methods", "last grad", "centre",
+        "--output", str(folder / "out"), "--runs", str(folder / "runs"), *more,
+    ])  # fmt: skip
+
+
+def test_a_folder_of_pictures_with_masks_is_measured(folder):
+    command(folder)
+    rows = rows_of(folder / "out" / "localisation.csv")
+    assert {row["method"] for row in rows} == {"last grad", "centre"}
+    assert {row["pictures"] for row in rows if row["objects"] == "all"} == {"2"}
+    assert {path.name for path in (folder / "out").glob("*.png")} >= {
+        "localisation.png",
+        "sanity.png",
+    }
+    (pointing,) = (
+        row
+        for row in rows
+        if (row["method"], row["measure"], row["objects"]) == ("last grad", "pointing", "all")
+    )
+    assert float(pointing["mean"]) >= 0.5
+
+
+def test_it_goes_on_where_it_was_stopped(folder, monkeypatch):
+    measured = []
+    localisation = Study.localisation
+
+    def counted(self, name, pictures):
+        measured.append(name)
+        if len(measured) == 2:
+            raise KeyboardInterrupt
+        return localisation(self, name, pictures)
+
+    monkeypatch.setattr(Study, "localisation", counted)
+    with pytest.raises(KeyboardInterrupt):
+        command(folder)
+    assert not list(folder.glob("runs/*/*.unfinished"))
+    command(folder)
+    command(folder)
+    assert measured == ["last grad", "centre", "centre"]
+
+
+def test_other_settings_are_measured_anew(folder):
+    command(folder)
+    command(folder, "--prompt", "an emoji of a {}")
+    assert len(list((folder / "runs").iterdir())) == 2
+
+
+def test_a_folder_without_masks_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no pictures with masks"):
+        command(tmp_path)
+
+
+def test_means_are_over_pictures_not_over_objects():
+    columns = {"picture": np.array([0, 0, 1]), "pointing": np.array([1.0, 0.0, 1.0])}
+    assert by_picture(columns, "pointing").tolist() == [0.5, 1]

@@ -1,12 +1,14 @@
 """What the READMEs link to and show is there."""
 
 import re
+import sys
 from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
+sys.path.append(str(ROOT / "report"))
 PAGES = ["README.md", "Images/README.md", "code/embedded/README.md"]
 
 
@@ -26,3 +28,9 @@ def test_every_make_target_that_is_named_is_there():
     named = set(re.findall(r"(?m)(?:`|^)make ([a-z][a-z-]+)", text))
     assert "demo" in named
     assert [target for target in named if f"\n{target}:" not in makefile] == []
+
+
+def test_the_results_at_a_glance_are_those_of_the_tables():
+    import glance
+
+    assert glance.section() in (ROOT / "README.md").read_text(encoding="utf-8")

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from embedded.scenes import MAX_COUNT, concepts
+from embedded.scenes import concepts
 from evaluation.folders import MaskedFolder
 from evaluation.plots import draw_all
 from evaluation.scene_sets import SceneBatch, scene_batches
@@ -26,7 +26,7 @@ from explainer import Explainer
 
 ROOT = Path(__file__).resolve().parents[2]
 SEEDS = {"localisation": 4_000_000, "faithfulness": 4_100_000, "sanity": 4_200_000}
-OBJECTS = {"localisation": range(1, MAX_COUNT + 1), "faithfulness": (2,), "sanity": (2,)}
+OBJECTS = {"localisation": (1, 2, 3, 4), "faithfulness": (2,), "sanity": (2,)}
 
 
 def scenes(seed: int, size: int, count: int, objects: Sequence[int]) -> Pictures:
@@ -59,7 +59,7 @@ def evaluate(name: str, args: argparse.Namespace) -> Study:
         prompts, settings = folder.prompts, f"{args.images.resolve()} {args.prompt} {counts}"
         pictures = {name: partial(first, folder, count) for name, count in counts.items()}
     else:
-        prompts, settings = [concept.phrases[0] for concept in concepts()], str(counts)
+        prompts, settings = [concept.phrases[0] for concept in concepts()], f"{counts} {OBJECTS}"
         pictures = {
             name: scenes(SEEDS[name], size, count, OBJECTS[name]) for name, count in counts.items()
         }
