@@ -26,6 +26,7 @@ from explainer import Explainer
 
 ROOT = Path(__file__).resolve().parents[2]
 SEEDS = {"localisation": 4_000_000, "faithfulness": 4_100_000, "sanity": 4_200_000}
+MANY = 400  # pictures, where each costs little but many are not needed
 OBJECTS = {"localisation": (1, 2, 3, 4), "faithfulness": (2,), "sanity": (2,)}
 
 
@@ -70,9 +71,9 @@ def evaluate(name: str, args: argparse.Namespace) -> Study:
     tasks |= {f"faithfulness, {one}": (study.faithfulness, one, some) for one in chosen}
     tasks["naming"] = (study.naming, everything)
     tasks["sanity"] = (study.sanity, few)
-    tasks["presence"] = (study.presence, some)
+    tasks["presence"] = (study.presence, partial(everything, MANY))
     if "last grad" in chosen:
-        tasks["parts of last grad"] = (study.parts_of_last_grad, some)
+        tasks["parts of last grad"] = (study.parts_of_last_grad, partial(everything, MANY))
     bar = tqdm(tasks.items(), desc=explainer.name, unit="task")
     for task, (measure, *arguments) in bar:
         bar.set_postfix_str(task)

@@ -136,12 +136,12 @@ class Study:
             rows.append(row)
         return stacked(rows)
 
-    def parts_of_last_grad(self, pictures: Pictures) -> Columns:
+    def parts_of_last_grad(self, pictures: Callable[[], Iterable[SceneBatch]]) -> Columns:
         """A row an object: of each block, and each head of it, the share of the map of `last grad`,
         and how well it would localise alone; and with the blocks from each on, as `start_block`.
         """
         rows, picture = [], 0
-        for batch in pictures(None):
+        for batch in pictures():
             images, targets = self.asked(batch)
             put = shares(self.explainer.visual, images, targets).cpu()
             total = put.sum((0, 1, -2, -1)).clamp(min=1e-30)
@@ -161,12 +161,12 @@ class Study:
             picture += count
         return stacked(rows)
 
-    def presence(self, pictures: Pictures) -> Columns:
+    def presence(self, pictures: Callable[[], Iterable[SceneBatch]]) -> Columns:
         """A row a picture: for an object that is there and for a concept that is not, how much
         relevance (its sum) each method finds, positive and negative, and the cosine.
         """
         rng, rows = np.random.default_rng(0), []
-        for batch in pictures(None):
+        for batch in pictures():
             images = batch.images.to(self.explainer.device)
             missing = [
                 rng.choice(np.setdiff1d(np.arange(len(self.features)), shown))

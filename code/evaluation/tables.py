@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float
 
 from evaluation.baselines import baselines
 from evaluation.localisation import MEASURES
+from evaluation.sanity import parts
 from evaluation.statistics import interval
 from evaluation.study import Columns, Study
 
@@ -108,13 +109,17 @@ def faithfulness(study: Study) -> Rows:
 
 
 def sanity(study: Study) -> Rows:
-    rows = []
-    for name, values in study.on_file("sanity").items():
-        method, part = name.split(" | ")
-        about = {"model": study.explainer.name, "method": method, "drawn anew down to": part}
-        rows.append(about | summary(values))
-    order = list(dict.fromkeys(study.methods()))
-    return sorted(rows, key=lambda row: order.index(row["method"]))
+    samples = study.on_file("sanity")
+    order = ["nothing", *(name for name, _ in parts(study.explainer.visual))]
+    about = {"model": study.explainer.name}
+    return [
+        about
+        | {"method": method, "drawn anew down to": part}
+        | summary(samples[f"{method} | {part}"])
+        for method in study.methods()
+        if f"{method} | nothing" in samples
+        for part in order
+    ]
 
 
 def presence(study: Study) -> Rows:
