@@ -39,15 +39,7 @@ check-evaluation: $(VENV)/.run ## the same on a few scenes, into a temporary fol
 notebooks: $(VENV)/.run ## execute all notebooks and write their figures into results/
 	$(BIN)/python code/notebooks/execute.py
 
-check-evaluate: $(VENV)/.run ## measure every method on both embedded models, into results/evaluation/
-	$(BIN)/python -m evaluation
-
-check-evaluation: $(VENV)/.run ## the same on a few scenes, into a temporary folder
-	folder=$$(mktemp -d) && $(BIN)/python -m evaluation --scenes 8 --faithfulness 2 --sanity 2 \
-	  --methods "last grad" "all grads" gradcam attention GradCAM LayerCAM centre random edges \
-	  --output $$folder --runs $$folder/runs && rm -r $$folder
-
-notebooks: $(VENV)/.run ## execute them into a temporary folder; all figures must be written
+check-notebooks: $(VENV)/.run ## execute them into a temporary folder; all figures must be written
 	folder=$$(mktemp -d) && $(BIN)/python code/notebooks/execute.py --check $$folder && rm -r $$folder
 
 lab: $(VENV)/.run ## open JupyterLab on the notebooks

@@ -9,7 +9,6 @@ size, the exponent is 0; small sizes stay below the expectation, for calls cost 
 """
 
 import argparse
-import csv
 import functools
 import math
 import statistics
@@ -21,7 +20,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "code"))
 
-from table import machine, take_turns
+from table import machine, save, take_turns
 
 from model import VisionTransformer
 from saliency import relevance_maps
@@ -114,10 +113,7 @@ def main(arguments: list[str] | None = None) -> None:
             kept = tuple(value for value in values if value <= args.most)
             rows += series_of(method, name, kept, args.seconds)
     if args.output:
-        with args.output.open("w", newline="") as file:
-            writer = csv.DictWriter(file, rows[0])
-            writer.writeheader()
-            writer.writerows(rows)
+        save(rows, args.output)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import functools
 import statistics
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -116,7 +117,7 @@ def main(arguments: list[str] | None = None) -> None:
     print("speed-up: how many times faster than that row relevance_maps is")
     rows = [row for batch in args.batches for row in rows_of("RN50", batch, args.seconds)]
     if args.output:
-        save(rows, args.output)
+        save([asdict(row) for row in rows], args.output)
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -399,7 +399,7 @@ def main() -> None:
         print()
     show_verdicts(rows, AIMS)
     if chosen.output:
-        save(rows, chosen.output)
+        save([asdict(row) for row in rows], chosen.output)
 
 
 if __name__ == "__main__":

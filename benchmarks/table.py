@@ -6,7 +6,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -116,8 +116,11 @@ def show_verdicts(rows: list[Row], aims: tuple[Aim, ...]) -> None:
             print(f"{'met' if met else 'NOT met':<9}{case}: {said}")
 
 
-def save(rows: list[Row], path: Path) -> None:
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(Row)])
+def save(rows: list[dict], path: Path) -> None:
+    """As CSV, whole or not at all."""
+    unfinished = path.with_suffix(".unfinished")
+    with unfinished.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
-        writer.writerows(asdict(row) for row in rows)
+        writer.writerows(rows)
+    unfinished.replace(path)

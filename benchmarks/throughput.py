@@ -8,7 +8,6 @@ would be.
 """
 
 import argparse
-import csv
 import sys
 import tempfile
 import time
@@ -19,7 +18,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "code"))
 
-from table import machine
+from table import machine, save
 
 from embedded.scenes import concepts, draw_scene
 from explainer import Explainer
@@ -71,10 +70,7 @@ def main(arguments: list[str] | None = None) -> None:
     for row in rows:
         print(row)
     if args.output:
-        with args.output.open("w", newline="") as file:
-            writer = csv.DictWriter(file, rows[0])
-            writer.writeheader()
-            writer.writerows(rows)
+        save(rows, args.output)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,8 @@ Two ways, both without the gradient of any parameter and without a trace on the 
                        The only gradient is that of the last block's row, and it stands for all.
                        Memory grows with blocks x heads x tokens.
 `record_all_queries`   every block with its own gradient: forward with whole matrices, and back
-                       block by block. Memory grows with blocks x heads x tokens².
+                       block by block. Memory grows with blocks x heads x tokens²; `pairs_at_once`
+                       says how many pairs of image and target do not slow each other down.
 
 Each takes the image encoder, images, unit `directions [image, target, feature]` to explain and the
 first block to record, and yields pairs (A_l, G_l) as `vit_methods.py` describes, last block first.
@@ -25,6 +26,19 @@ from objective import objective_slopes
 Blocks = Iterator[
     tuple[Float[Tensor, "image 1 head query token"], Float[Tensor, "image target head query token"]]
 ]
+
+# Bytes that the matrices of one block may take. On a CPU, a tensor of more than 32 MiB goes back to
+# the system and is fetched anew, which takes longer than the arithmetic.
+MOST_BYTES = {"cpu": 2**24}
+MOST_ELSEWHERE = 2**30
+
+
+def pairs_at_once(visual: VisionTransformer, images: Tensor) -> int:
+    """How many pairs of image and target `record_all_queries` should take at once, one at least."""
+    rows, columns = visual.grid(images)
+    pair = visual.transformer.resblocks[0].attn.heads * (rows * columns + 1) ** 2
+    most = MOST_BYTES.get(images.device.type, MOST_ELSEWHERE)
+    return max(1, most // (pair * images.element_size()))
 
 
 @torch.no_grad()

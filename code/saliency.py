@@ -91,8 +91,7 @@ def direction_maps(
     with torch.inference_mode(False):
         images = images.to(weight, copy=images.is_inference())
         directions = for_each_image(directions, images, weight)
-        blocks = table[method].record(visual, images, directions, first)
-        relevance = table[method].relevance(blocks)
+        relevance = table[method].explain(visual, images, directions, first)
     return relevance[..., 1:].unflatten(-1, grid)
 
 

@@ -18,7 +18,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from recording import Blocks, record_all_queries, record_cls_queries
+from model import VisionTransformer
+from recording import Blocks, pairs_at_once, record_all_queries, record_cls_queries
 
 Relevance = Float[Tensor, "image target token"]
 
@@ -73,6 +74,21 @@ def context(attention: Tensor, gradient: Tensor) -> Float[Tensor, "image target 
 class Method:
     relevance: Callable[[Blocks], Relevance]
     record: Callable[..., Iterator]
+
+    def explain(
+        self, visual: VisionTransformer, images: Tensor, directions: Tensor, first: int
+    ) -> Relevance:
+        """Relevance of every token, recorded from block `first` on; in parts where whole matrices
+        for all images and targets would be too large.
+        """
+        whole = self.record is record_all_queries
+        pairs = pairs_at_once(visual, images) if whole else directions[..., 0].numel()
+        count = max(1, pairs // directions.shape[1])
+        found = [
+            [self.relevance(self.record(visual, some, few, first)) for few in asked.split(pairs, 1)]
+            for some, asked in zip(images.split(count), directions.split(count), strict=True)
+        ]
+        return torch.cat([torch.cat(row, 1) for row in found])
 
 
 METHODS = {

@@ -13,9 +13,10 @@ import stand_ins
 import torch
 from experiment import Experiment, choose, chosen_models, load_models
 from matplotlib.figure import Figure
-from measures import central_share, entropy, others
+from measures import central_share, entropy
 from PIL import Image
 
+from evaluation.scene_sets import absent_concepts
 from explainer import Explainer
 from figures import Panel, bars, curves, grid
 from image_utils import open_image, read_mask
@@ -173,8 +174,8 @@ def test_measures_of_maps_are_those_of_their_definitions():
 
 
 def test_absent_concepts_are_absent():
-    shown = np.array([[0, 1], [2, 0]] * 20)
-    chosen = others(np.random.default_rng(0), shown, 3)
+    shown = torch.tensor([[0, 1], [2, 0]] * 20)
+    chosen = absent_concepts(np.random.default_rng(0), shown, 3)
     assert chosen.tolist() == [2, 1] * 20
 
 

@@ -10,8 +10,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+import vit_methods
 from conftest import noise
 from model import convert_weights
+from recording import pairs_at_once
 from saliency import block_maps, direction_maps, normalise_maps, relevance_maps, resize_maps
 from vit_methods import METHODS
 from vit_oracles import ORACLES, cosine, oracle_map, recorded_blocks
@@ -127,6 +129,21 @@ def test_a_map_depends_on_its_own_image_and_target_alone(visual, images, targets
         for k in range(3):
             alone = relevance_maps(visual, images[i : i + 1], targets[k : k + 1], method)
             assert relative_error(alone[0, 0], maps[i, k]) < 1e-12
+
+
+@pytest.mark.parametrize("pairs", [1, 2, 4])
+def test_maps_are_the_same_however_few_pairs_are_taken_at_once(visual, monkeypatch, pairs):
+    images, own = noise(3, 3, 32, 32), noise(3, 3, 16)
+    whole = relevance_maps(visual, images, own, "all grads")
+    monkeypatch.setattr(vit_methods, "pairs_at_once", lambda *_: pairs)
+    assert relative_error(relevance_maps(visual, images, own, "all grads"), whole) < 1e-12
+
+
+def test_matrices_taken_at_once_are_bounded(visual):
+    images = noise(2, 3, 32, 32)
+    pair = 8 * visual.transformer.resblocks[0].attn.heads * 17**2
+    most = pairs_at_once(visual, images) * pair
+    assert 2**24 - pair < most <= 2**24
 
 
 def test_last_grad_is_the_default_and_a_whole_clip_stands_for_its_encoder(clip, images, targets):

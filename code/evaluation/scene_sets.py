@@ -59,4 +59,13 @@ def as_batch(drawn: list[Scene]) -> SceneBatch:
 def concept_features(model: nn.Module) -> Float[Tensor, "concept feature"]:
     """Unit features of the plainest phrase of every concept."""
     phrases = [concept.phrases[0] for concept in concepts()]
-    return F.normalize(model.encode_text(tokenize(phrases)), dim=-1)
+    tokens = tokenize(phrases).to(model.positional_embedding.device)
+    return F.normalize(model.encode_text(tokens).float(), dim=-1)
+
+
+def absent_concepts(
+    rng: np.random.Generator, shown: Int[Tensor, "image object"], count: int
+) -> Int[Tensor, " image"]:
+    """For each image one of `count` concepts that it does not show."""
+    every = np.arange(count)
+    return torch.tensor([rng.choice(np.setdiff1d(every, row)) for row in shown.numpy()])

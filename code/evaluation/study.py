@@ -21,7 +21,7 @@ from evaluation.faithfulness import insertion_deletion
 from evaluation.last_grad import shares
 from evaluation.localisation import MEASURES, energy_in_mask, pointing_game
 from evaluation.sanity import cascade, rank_correlation
-from evaluation.scene_sets import SceneBatch
+from evaluation.scene_sets import SceneBatch, absent_concepts
 from explainer import Explainer
 from saliency import relevance_maps, resize_maps
 
@@ -168,11 +168,8 @@ class Study:
         rng, rows = np.random.default_rng(0), []
         for batch in pictures():
             images = batch.images.to(self.explainer.device)
-            missing = [
-                rng.choice(np.setdiff1d(np.arange(len(self.features)), shown))
-                for shown in batch.concepts.numpy()
-            ]
-            asked = torch.stack([batch.concepts[:, 0], torch.tensor(missing)], 1)
+            missing = absent_concepts(rng, batch.concepts, len(self.features))
+            asked = torch.stack([batch.concepts[:, 0], missing], 1)
             targets = self.features[asked.to(self.features.device)]
             row = {"cosine": self.explainer.scores(images, targets).cpu()}
             for name in self.explainer.methods:

@@ -8,13 +8,13 @@ from functools import cache
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from clip_ import tokenize
 from embedded.scenes import concepts, draw_scene, drawable
 from evaluation.localisation import energy_in_mask, pointing_game
-from evaluation.scene_sets import as_batch, concept_features, scene_batches
+from evaluation.scene_sets import absent_concepts, as_batch, concept_features, scene_batches
 from explainer import Explainer
 from saliency import block_maps, direction_maps, resize_maps
 from words import word_directions
@@ -96,19 +96,12 @@ def absent(explainer: Explainer, scenes: int) -> Samples:
     rng = np.random.default_rng(0)
     ratios = {method: [] for method in explainer.methods}
     for batch in two_objects(explainer, scenes):
-        missing = torch.from_numpy(others(rng, batch.concepts.numpy(), len(texts)))
+        missing = absent_concepts(rng, batch.concepts, len(texts))
         targets = texts[torch.cat([batch.concepts, missing[:, None]], 1)]
         for method, found in ratios.items():
             sums = explainer.maps(batch.images, targets, method).sum((-2, -1)).cpu()
             found += (sums[:, 2] / sums[:, :2].mean(1)).tolist()
     return as_arrays(ratios)
-
-
-def others(
-    rng: np.random.Generator, shown: Int[np.ndarray, "scene object"], count: int
-) -> Int[np.ndarray, " scene"]:
-    """For each scene the number of a concept that it does not show."""
-    return np.array([rng.choice(np.setdiff1d(np.arange(count), row)) for row in shown])
 
 
 def by_sign(explainer: Explainer, scenes: int) -> dict[str, Samples]:
