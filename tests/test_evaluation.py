@@ -1,5 +1,6 @@
 """The measures: counted by hand, and against independent implementations."""
 
+import copy
 import csv
 import shutil
 from itertools import pairwise
@@ -8,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from scipy.stats import spearmanr
 from sklearn.metrics import average_precision_score
 
@@ -15,14 +17,17 @@ from conftest import noise
 from evaluation.__main__ import main
 from evaluation.baselines import baselines, blurred
 from evaluation.faithfulness import area, curves, insertion_deletion
-from evaluation.last_grad import shares
-from evaluation.localisation import average_precision, best_iou
+from evaluation.last_grad import VARIANTS, agreement, shares, variant_maps
+from evaluation.localisation import average_precision, best_iou, where_it_lies
 from evaluation.sanity import cascade, parts, randomisation, rank_correlation
+from evaluation.scene_sets import SceneBatch
 from evaluation.statistics import interval
-from evaluation.study import Study
-from evaluation.tables import by_picture
+from evaluation.study import Study, numbered
+from evaluation.tables import by_picture, gain
 from saliency import relevance_maps
 from small_clip import small_resnet
+from vit_methods import METHODS
+from vit_oracles import cosine, recorded_blocks
 
 MASK = torch.tensor([[True, False], [False, True]])
 
@@ -225,6 +230,37 @@ def test_its_last_block_is_gradcam(clip, images, targets):
     torch.testing.assert_close(shares(clip, images, targets)[-1].sum(0), expected)
 
 
+def test_gradients_of_the_last_block_agree_with_themselves(clip, images, targets):
+    found = agreement(clip, images, targets)
+    assert found.shape == (4, 2, 3)
+    torch.testing.assert_close(found[-1], torch.ones(2, 3, dtype=found.dtype))
+    assert (found[:-1].abs() < 0.999).all()
+
+
+def test_own_gradients_are_the_closed_form_with_the_gradient_of_each_block(clip, images, targets):
+    found = variant_maps(clip, images, targets, "own gradients")
+    for i, image in enumerate(images):
+        for k, target in enumerate(targets):
+            blocks = recorded_blocks(copy.deepcopy(clip.visual), image, cosine(target))
+            expected, weight = 0, 1
+            for attention, gradient in reversed(blocks):
+                row = (attention[:, 0] * gradient[:, 0]).relu().mean(0)
+                expected, weight = expected + weight * row, weight * (1 + row[0])
+            torch.testing.assert_close(found[i, k].flatten(), expected[1:], rtol=1e-9, atol=0)
+
+
+def test_exchanging_heads_changes_earlier_blocks_alone(clip, images, targets):
+    found = variant_maps(clip, images, targets, "other heads")
+    last_grad = relevance_maps(clip, images, targets, "last grad")
+    assert not torch.allclose(found, last_grad, rtol=1e-3)
+    directions = F.normalize(targets, dim=-1).expand(2, -1, -1)
+    from_the_last = [
+        one.explain(clip.visual, images, directions, 3)
+        for one in (VARIANTS["other heads"], METHODS["last grad"])
+    ]
+    assert torch.equal(*from_the_last)
+
+
 def test_intervals_are_of_the_mean():
     low, high = interval(np.array([1.0, 1.0, 1.0]))
     assert low == high == 1
@@ -290,7 +326,7 @@ def test_it_goes_on_where_it_was_stopped(folder, monkeypatch):
     assert not list(folder.glob("runs/*/*.unfinished"))
     command(folder)
     command(folder)
-    assert measured == ["last grad", "centre", "centre"]
+    assert measured == ["last grad", "centre", "centre", "other heads", "own gradients"]
 
 
 def test_other_settings_are_measured_anew(folder):
@@ -305,5 +341,36 @@ def test_a_folder_without_masks_is_refused(tmp_path):
 
 
 def test_means_are_over_pictures_not_over_objects():
-    columns = {"picture": np.array([0, 0, 1]), "pointing": np.array([1.0, 0.0, 1.0])}
-    assert by_picture(columns, "pointing").tolist() == [0.5, 1]
+    columns = {"picture": np.array([7, 7, 9]), "pointing": np.array([1.0, 0.0, 1.0])}
+    numbers, values = by_picture(columns, "pointing")
+    assert numbers.tolist() == [7, 9]
+    assert values.tolist() == [0.5, 1]
+
+
+def test_gains_are_of_the_pictures_that_both_have_and_less_deletion_is_better():
+    ours = {"picture": np.array([1, 2, 3]), "AP": np.array([0.5, 0.5, 0.5])}
+    theirs = {"picture": np.array([3, 2]), "AP": np.array([0.25, 0.75])}
+    assert gain(ours, theirs, "AP").tolist() == [-0.25, 0.25]
+    deletions = [{**one, "deletion": one["AP"]} for one in (ours, theirs)]
+    assert gain(*deletions, "deletion").tolist() == [0.25, -0.25]
+
+
+def test_a_picture_has_the_same_number_in_a_smaller_set():
+    def batches(each):
+        for objects in (1, 2):
+            for count in (each // 2, each - each // 2):
+                blank = torch.zeros(count, objects, 2, 2)
+                yield SceneBatch(torch.zeros(count, 3, 2, 2), blank[..., 0, 0].long(), blank > 0)
+
+    many, few = (torch.cat([n for n, _ in numbered(batches(each))]).tolist() for each in (10, 4))
+    assert len(set(many)) == 20
+    assert few == many[:4] + many[10:14]
+
+
+def test_where_a_map_lies_by_hand():
+    masks = torch.tensor([[[True, True, False, False]], [[False, False, True, False]]])
+    maps = torch.tensor([[[3.0, 1.0, 2.0, 2.0]], [[0.0, -1.0, 0.0, 0.0]]])
+    found = where_it_lies(maps, masks)
+    assert found["the object"].tolist() == [0.5, 0]
+    assert found["other objects"].tolist() == [0.25, 0]
+    assert found["the background"].tolist() == [0.25, 0]  # the second is nowhere above zero

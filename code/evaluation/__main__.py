@@ -20,13 +20,13 @@ from embedded.scenes import concepts
 from evaluation.folders import MaskedFolder
 from evaluation.plots import draw_all
 from evaluation.scene_sets import SceneBatch, scene_batches
-from evaluation.study import Pictures, Study
+from evaluation.study import FEWER, Pictures, Study
 from evaluation.tables import write_tables
 from explainer import Explainer
 
 ROOT = Path(__file__).resolve().parents[2]
 SEEDS = {"localisation": 4_000_000, "faithfulness": 4_100_000, "sanity": 4_200_000}
-MANY = 400  # pictures, where each costs little but many are not needed
+MANY = 240  # pictures, where so many are enough
 OBJECTS = {"localisation": (1, 2, 3, 4), "faithfulness": (2,), "sanity": (2,)}
 
 
@@ -57,14 +57,14 @@ def evaluate(name: str, args: argparse.Namespace) -> Study:
     counts = {"localisation": args.scenes, "faithfulness": args.faithfulness, "sanity": args.sanity}
     if args.images:
         folder = MaskedFolder(args.images, explainer.preprocess, size, args.prompt)
-        prompts, settings = folder.prompts, f"{args.images.resolve()} {args.prompt} {counts}"
+        prompts, settings = folder.prompts, f"{args.images.resolve()} {args.prompt}"
         pictures = {name: partial(first, folder, count) for name, count in counts.items()}
     else:
-        prompts, settings = [concept.phrases[0] for concept in concepts()], f"{counts} {OBJECTS}"
+        prompts, settings = [concept.phrases[0] for concept in concepts()], f"{SEEDS} {OBJECTS}"
         pictures = {
             name: scenes(SEEDS[name], size, count, OBJECTS[name]) for name, count in counts.items()
         }
-    study = Study(explainer, prompts, args.runs, settings)
+    study = Study(explainer, prompts, args.runs, f"{settings} {counts} {MANY} {FEWER}")
     chosen = [one for one in study.methods() if not args.methods or one in args.methods]
     everything, some, few = pictures.values()
     tasks = {f"localisation, {one}": (study.localisation, one, everything) for one in chosen}
@@ -72,8 +72,12 @@ def evaluate(name: str, args: argparse.Namespace) -> Study:
     tasks["naming"] = (study.naming, everything)
     tasks["sanity"] = (study.sanity, few)
     tasks["presence"] = (study.presence, partial(everything, MANY))
+    tasks["signs"] = (study.signs, partial(everything, MANY))
     if "last grad" in chosen:
         tasks["parts of last grad"] = (study.parts_of_last_grad, partial(everything, MANY))
+        tasks |= {
+            f"variant, {one}": (study.localisation, one, everything) for one in study.variants()
+        }
     bar = tqdm(tasks.items(), desc=explainer.name, unit="task")
     for task, (measure, *arguments) in bar:
         bar.set_postfix_str(task)

@@ -18,8 +18,8 @@ from objective import LOGIT_SCALE
 Images = Float[Tensor, "image 3 row column"]
 Maps = Float[Tensor, "image row column"]
 
-STEPS = 14
-BATCH = 64
+STEPS = 10
+BATCH = 16  # as many as a CPU is quick with
 
 
 def without_information(images: Images, kind: str) -> Images:

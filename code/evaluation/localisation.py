@@ -10,6 +10,9 @@ from torch import Tensor
 Maps = Float[Tensor, "*batch row column"]
 Masks = Bool[Tensor, "*batch row column"]
 Scores = Float[Tensor, "*batch"]
+Ranking = tuple[Float[Tensor, "*batch rank"], Float[Tensor, " rank"], Bool[Tensor, "*batch rank"]]
+
+MEASURES = ("pointing", "energy", "IoU", "AP")
 
 
 def pointing_game(maps: Maps, masks: Masks) -> Scores:
@@ -31,28 +34,43 @@ def energy_in_mask(maps: Maps, masks: Masks) -> Scores:
     return (positive * masks).sum((-2, -1)) / total.clamp(min=1e-30)
 
 
-def best_iou(maps: Maps, masks: Masks) -> Scores:
+def where_it_lies(
+    maps: Float[Tensor, "*batch object row column"], masks: Bool[Tensor, "*batch object row column"]
+) -> dict[str, Float[Tensor, "*batch object"]]:
+    """The shares of the map of each object's prompt that lie on it, on the other objects of the
+    picture and on no object; all 0 for a map that is zero everywhere.
+    """
+    others = masks.sum(-3, keepdim=True) - masks.int() > 0
+    found = {
+        "the object": energy_in_mask(maps, masks),
+        "other objects": energy_in_mask(maps, others & ~masks),
+    }
+    anything = (maps.flatten(-2).amax(-1) > 0).float()
+    return found | {"the background": anything - sum(found.values())}
+
+
+def best_iou(maps: Maps, masks: Masks, ranking: Ranking | None = None) -> Scores:
     """Intersection over union with the object, at the threshold that is best for each map.
 
     All thresholds are tried: what is above one is a prefix of the pixels in order of relevance.
     """
-    hits, count, last = ranked(maps, masks)
+    hits, count, last = ranking or ranked(maps, masks)
     union = count + masks.flatten(-2).sum(-1, keepdim=True) - hits
     return (hits / union * last).amax(-1) * (maps.flatten(-2).amax(-1) > 0)
 
 
-def average_precision(maps: Maps, masks: Masks) -> Scores:
+def average_precision(maps: Maps, masks: Masks, ranking: Ranking | None = None) -> Scores:
     """The area under precision over recall, pixels ranked by relevance; pixels of equal relevance
     enter together. Chance is the mask's share of the image.
     """
-    hits, count, last = ranked(maps, masks)
+    hits, count, last = ranking or ranked(maps, masks)
     until = (hits * last).cummax(-1).values  # at each threshold, the hits so far
     gained = until.diff(dim=-1, prepend=torch.zeros_like(until[..., :1]))
     objects = masks.flatten(-2).sum(-1).clamp(min=1)
     return (gained * hits / count).sum(-1) / objects * (maps.flatten(-2).amax(-1) > 0)
 
 
-def ranked(maps: Maps, masks: Masks) -> tuple[Tensor, Tensor, Bool[Tensor, "*batch rank"]]:
+def ranked(maps: Maps, masks: Masks) -> Ranking:
     """Of the pixels in order of relevance: hits up to each, their number, and whether it is the
     last of its relevance, so that a threshold can lie behind it.
     """
@@ -64,9 +82,13 @@ def ranked(maps: Maps, masks: Masks) -> tuple[Tensor, Tensor, Bool[Tensor, "*bat
     return hits, count, last
 
 
-MEASURES = {
-    "pointing": pointing_game,
-    "energy": energy_in_mask,
-    "IoU": best_iou,
-    "AP": average_precision,
-}
+def all_measures(maps: Maps, masks: Masks) -> dict[str, Scores]:
+    """All MEASURES; pixels are sorted once."""
+    ranking = ranked(maps, masks)
+    found = (
+        pointing_game(maps, masks),
+        energy_in_mask(maps, masks),
+        best_iou(maps, masks, ranking),
+        average_precision(maps, masks, ranking),
+    )
+    return dict(zip(MEASURES, found, strict=True))

@@ -1,5 +1,6 @@
 """The figures of an evaluation, from its tables."""
 
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -43,13 +44,14 @@ def ranking(axis, rows: Rows, label: str) -> None:
 
 def lines(axis, series: dict[str, Rows], ticks: list[str]) -> None:
     """A curve with its intervals for each name; a row a tick."""
-    for (name, rows), colour in zip(series.items(), COLOURS, strict=False):
+    styles = product(("o-", "s--", "^:"), COLOURS)
+    for (name, rows), (style, colour) in zip(series.items(), styles, strict=False):
         means = [row["mean"] for row in rows]
         axis.errorbar(
             range(len(rows)),
             means,
             errors(rows),
-            fmt="o-",
+            fmt=style,
             ms=4,
             capsize=2,
             color=colour,
@@ -97,26 +99,41 @@ def draw_groups(rows: Rows) -> Figure:
     return figure
 
 
+def apart(heights: list[float], gap: float) -> list[float]:
+    """Heights in ascending order, pushed up where they are closer than `gap`; then centred."""
+    found = []
+    for height in heights:
+        found.append(max(height, found[-1] + gap) if found else height)
+    shift = (sum(found) - sum(heights)) / len(heights)
+    return [height - shift for height in found]
+
+
 def draw_cost(rows: Rows, costs: Rows) -> Figure:
     """Time of the maps of a picture, in forward passes, against pointing."""
     figure = Figure(figsize=(7, 4), layout="constrained")
-    axis = figure.subplots()
+    axis, labels = figure.subplots(), []
     for name, colour in zip(models(rows), COLOURS, strict=False):
         for row in chosen(rows, model=name, measure="pointing", objects="all", kind="method"):
             (cost,) = chosen(costs, model=name, method=row["method"])
             axis.errorbar(
                 cost["forwards"], row["mean"], errors([row]), fmt="o", color=colour, capsize=2
             )
-            axis.annotate(
-                row["method"],
-                (cost["forwards"], row["mean"]),
-                xytext=(4, 3),
-                textcoords="offset points",
-                fontsize=8,
-                color=colour,
-            )
+            labels.append((row["mean"], cost["forwards"], row["method"], colour))
         axis.plot([], [], "o", color=colour, label=name)
     axis.set(xscale="log", xlabel="time in forward passes", ylabel="pointing")
+    labels.sort()
+    heights = [label[0] for label in labels]
+    places = apart(heights, 0.05 * (heights[-1] - heights[0]))
+    for place, (mean, forwards, method, colour) in zip(places, labels, strict=True):
+        axis.annotate(
+            method,
+            (forwards, mean),
+            xytext=(1.35 * forwards, place),
+            va="center",
+            fontsize=8,
+            color=colour,
+            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.5},
+        )
     axis.spines[["top", "right"]].set_visible(False)
     axis.legend(frameon=False)
     return figure
@@ -157,39 +174,72 @@ def draw_sanity(rows: Rows) -> Figure:
     return figure
 
 
-def draw_last_grad(rows: Rows) -> Figure:
-    """By block: its share of the map; and pointing of the block alone, and of all from it on."""
+def draw_last_grad(rows: Rows, against: Rows) -> Figure:
+    """What makes the map of `last grad`, by block and by head; and what it gains on others."""
     name = models(rows)[0]
-    mine = chosen(rows, model=name)
-    blocks = [row["part"] for row in mine if row["measure"] == "share" and row["objects"] == "all"]
-    blocks = [part for part in blocks if "head" not in part]
+    mine, against = chosen(rows, model=name), chosen(against, model=name, measure="pointing")
+    figure = Figure(figsize=(12, 6.4), layout="constrained")
+    (share, pointing, sizes), (heads, agrees, gains) = figure.subplots(2, 3)
+    blocks = [row["part"] for row in chosen(mine, measure="agreement", objects="all")]
     ticks = [part.split()[-1] for part in blocks]
-    figure = Figure(figsize=(11, 3.3), layout="constrained")
-    axes = figure.subplots(1, 3)
-    for axis, measure, prefixes in (
-        (axes[0], "share", {"share of the map": ""}),
-        (axes[1], "pointing", {"the block alone": "", "from the block on": "from "}),
-    ):
-        series = {
-            label: [
-                chosen(mine, part=prefix + b, measure=measure, objects="all")[0] for b in blocks
-            ]
-            for label, prefix in prefixes.items()
-        }
-        lines(axis, series, ticks)
-        axis.set(xlabel="block", ylabel=measure, ylim=(0, None))
-        axis.legend(frameon=False, fontsize=8)
-    series = {
-        f"{size} objects": [
-            chosen(mine, part=f"from {b}", measure="pointing", objects=size)[0] for b in blocks
+
+    def by_block(measure: str, prefix: str = "", objects: str = "all") -> Rows:
+        return [
+            row
+            for block in blocks
+            for row in chosen(mine, part=prefix + block, measure=measure, objects=objects)
         ]
-        for size in SIZES
-        if chosen(mine, objects=size)
-    }
-    lines(axes[2], series, ticks)
-    axes[2].set(xlabel="from the block on", ylabel="pointing", ylim=(0, None))
-    axes[2].legend(frameon=False, fontsize=8)
-    axes[0].set_title(f"{name}, last grad", loc="left")
+
+    lines(share, {"share of the map": by_block("share")}, ticks)
+    lines(
+        pointing,
+        {
+            "the block alone": by_block("pointing"),
+            "from the block on": by_block("pointing", "from "),
+        },
+        ticks,
+    )
+    found = [size for size in SIZES if chosen(mine, objects=size)]
+    lines(
+        sizes,
+        {
+            f"{size} objects, from the block on": by_block("pointing", "from ", size)
+            for size in found
+        },
+        ticks,
+    )
+    lines(agrees, {"cosine with the last gradient": by_block("agreement")}, ticks)
+    for block, colour in zip(blocks, COLOURS * len(blocks), strict=False):
+        parts = [
+            row["part"]
+            for row in chosen(mine, measure="share", objects="all")
+            if row["part"].startswith(f"{block}, head")
+        ]
+        x, y = (
+            [chosen(mine, part=p, measure=measure, objects="all")[0]["mean"] for p in parts]
+            for measure in ("share", "pointing")
+        )
+        heads.plot(x, y, "o", color=colour, label=block)
+    rivals = dict.fromkeys(row["against"] for row in against)
+    lines(
+        gains,
+        {f"over {one}": chosen(against, against=one) for one in rivals},
+        [row["objects"] for row in chosen(against, against=next(iter(rivals)))],
+    )
+    gains.axhline(0, color="black", linewidth=0.5)
+    gains.tick_params(axis="x", rotation=45)
+    heads.spines[["top", "right"]].set_visible(False)
+    for axis in (share, pointing, sizes, agrees):
+        axis.set(xlabel="block", ylim=(min(0, axis.get_ylim()[0]), None))
+    share.set_ylabel("share")
+    pointing.set_ylabel("pointing")
+    sizes.set_ylabel("pointing")
+    agrees.set_ylabel("agreement of gradients")
+    heads.set(xlabel="share of the map, a point a head", ylabel="pointing of the head alone")
+    gains.set_ylabel("gain in pointing of last grad")
+    for axis in (share, pointing, sizes, heads, agrees, gains):
+        axis.legend(frameon=False, fontsize=7)
+    share.set_title(f"{name}, last grad", loc="left")
     return figure
 
 
@@ -201,7 +251,7 @@ def draw_all(tables: dict[str, Rows], folder: Path) -> None:
         "cost": (draw_cost, tables["localisation"], tables["cost"]),
         "faithfulness": (draw_faithfulness, tables["faithfulness"]),
         "sanity": (draw_sanity, tables["sanity"]),
-        "last_grad": (draw_last_grad, tables["last_grad"]),
+        "last_grad": (draw_last_grad, tables["last_grad"], tables["last_grad_against"]),
     }
     for name, (draw, rows, *more) in found.items():
         if rows:

@@ -15,7 +15,7 @@ from embedded.scenes import HELD_OUT_STYLE, Scene, concepts, draw_scene
 from image_utils import normalise_pixels
 
 SEED = 2_000_000  # far from the scenes of training, which are numbered from 0
-BATCH = 50
+BATCH = 16  # as many as a CPU is quick with
 
 
 @dataclass(frozen=True)

@@ -6,20 +6,22 @@ on where it was stopped. The folder's name holds a digest of the weights and of 
 
 import hashlib
 import time
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Int
 from safetensors.numpy import load_file, save_file
 from torch import Tensor, nn
 
 from evaluation.baselines import baselines
 from evaluation.faithfulness import insertion_deletion
-from evaluation.last_grad import shares
-from evaluation.localisation import MEASURES, energy_in_mask, pointing_game
+from evaluation.last_grad import VARIANTS, agreement, shares, variant_maps
+from evaluation.localisation import all_measures, energy_in_mask, pointing_game, where_it_lies
 from evaluation.sanity import cascade, rank_correlation
 from evaluation.scene_sets import SceneBatch, absent_concepts
 from explainer import Explainer
@@ -37,6 +39,7 @@ class Study:
 
     def __init__(self, explainer: Explainer, prompts: list[str], folder: Path, settings: str):
         self.explainer = explainer
+        explainer.model.to(memory_format=torch.channels_last)  # a ResNet is quicker so, on a CPU
         self.features = explainer.texts(prompts)
         digest = hashlib.sha256(settings.encode())
         for value in explainer.model.state_dict().values():
@@ -50,6 +53,12 @@ class Study:
         visual = visual or self.explainer.visual
         named = {name: partial(relevance_maps, method=name) for name in self.explainer.methods}
         return {name: partial(one, visual) for name, one in (named | baselines(visual)).items()}
+
+    def variants(self) -> dict[str, Callable]:
+        """Of a ViT, the variants of `last grad`, as `methods`."""
+        visual, kind = self.explainer.visual, self.explainer.kind
+        found = VARIANTS if kind == "ViT" else ()
+        return {name: partial(variant_maps, visual, variant=name) for name in found}
 
     def measured(self, name: str, measure: Callable[[], Columns]) -> Columns:
         """What is on file under a name, or else measured now and filed."""
@@ -72,21 +81,16 @@ class Study:
         """A row an object: the number of its picture, how many objects are in that, its area, all
         MEASURES, and the time of its picture's maps over that of a forward pass.
         """
-        explain, rows, picture = self.methods()[name], [], 0
-        for batch in pictures(FEWER.get(name)):
+        explain, rows, forward = (self.methods() | self.variants())[name], [], None
+        for numbers, batch in numbered(pictures(FEWER.get(name))):
             images, targets = self.asked(batch)
-            if picture % 200 == 0:  # machines change their pace, but not that often
+            if forward is None or numbers[0] % 64 == 0:  # machines change their pace, slowly
                 forward = timed(self.explainer.pictures, images)[0] / len(images)
             spent, maps = timed(explain, images, targets)
             maps = resize_maps(maps.cpu().float(), images.shape[-2:])
-            count, objects = batch.concepts.shape
-            row = {name: measure(maps, batch.masks) for name, measure in MEASURES.items()}
-            row["picture"] = torch.arange(picture, picture + count)[:, None].expand(-1, objects)
-            row["objects"] = torch.full_like(batch.concepts, objects)
-            row["area"] = batch.masks.float().mean((-2, -1))
+            row = all_measures(maps, batch.masks) | about(numbers, batch)
             row["forwards"] = torch.full_like(row["area"], spent / len(images) / forward)
             rows.append({key: values.flatten() for key, values in row.items()})
-            picture += count
         return stacked(rows)
 
     def asked(self, batch: SceneBatch) -> tuple[Tensor, Tensor]:
@@ -104,13 +108,13 @@ class Study:
         return stacked(rows) if rows else {"right": np.zeros(0)}
 
     def faithfulness(self, name: str, pictures: Pictures) -> Columns:
-        """A row a picture, for its first object: areas under insertion and deletion."""
+        """A row a picture, for its first object: its number, areas under insertion and deletion."""
         explain, rows = self.methods()[name], []
-        for batch in pictures(FEWER.get(name)):
+        for numbers, batch in numbered(pictures(FEWER.get(name))):
             images, targets = self.asked(batch)
             maps = resize_maps(explain(images, targets[:, :1]).float(), images.shape[-2:])[:, 0]
             concepts = batch.concepts[:, 0].to(images.device)
-            row = {}
+            row = {"picture": numbers}
             for kind in ("blur", "mean"):
                 areas = insertion_deletion(
                     self.explainer.model, images, maps, self.features, concepts, kind
@@ -138,17 +142,18 @@ class Study:
 
     def parts_of_last_grad(self, pictures: Callable[[], Iterable[SceneBatch]]) -> Columns:
         """A row an object: of each block, and each head of it, the share of the map of `last grad`,
-        and how well it would localise alone; and with the blocks from each on, as `start_block`.
+        and how well it would localise alone; with the blocks from each on, as `start_block`; and
+        how much the block's own gradient agrees with the last.
         """
-        rows, picture = [], 0
-        for batch in pictures():
+        rows = []
+        for numbers, batch in numbered(pictures()):
             images, targets = self.asked(batch)
             put = shares(self.explainer.visual, images, targets).cpu()
             total = put.sum((0, 1, -2, -1)).clamp(min=1e-30)
-            count, objects = batch.concepts.shape
-            numbers = torch.arange(picture, picture + count)[:, None].expand(-1, objects)
-            row = {"picture": numbers, "area": batch.masks.float().mean((-2, -1))}
+            agrees = agreement(self.explainer.visual, images, targets).cpu()
+            row = about(numbers, batch)
             for block in range(len(put)):
+                row[f"agreement, block {block}"] = agrees[block]
                 mine = put[block].sum(0)
                 later = put[block:].sum((0, 1))
                 row[f"share, block {block}"] = mine.sum((-2, -1)) / total
@@ -158,8 +163,27 @@ class Study:
                     row[f"share, block {block}, head {head}"] = one.sum((-2, -1)) / total
                     row |= localised(f"block {block}, head {head}", one, batch.masks)
             rows.append({key: values.flatten() for key, values in row.items()})
-            picture += count
         return stacked(rows)
+
+    def signs(self, pictures: Callable[[], Iterable[SceneBatch]]) -> Columns:
+        """A row an object of pictures with several; a column "method | sign | place": the share of
+        its positive or negative map that lies there.
+        """
+        rows = []
+        for numbers, batch in numbered(pictures()):
+            if batch.concepts.shape[1] == 1:
+                continue
+            images, targets = self.asked(batch)
+            row = about(numbers, batch)
+            for name in self.explainer.methods:
+                if name not in FEWER:
+                    for negative in (False, True):
+                        maps = self.explainer.maps(images, targets, name, negative).cpu()
+                        sign = "negative" if negative else "positive"
+                        for place, share in where_it_lies(maps, batch.masks).items():
+                            row[f"{name} | {sign} | {place}"] = share
+            rows.append({key: values.flatten() for key, values in row.items()})
+        return stacked(rows) if rows else {}
 
     def presence(self, pictures: Callable[[], Iterable[SceneBatch]]) -> Columns:
         """A row a picture: for an object that is there and for a concept that is not, how much
@@ -183,6 +207,27 @@ class Study:
         return stacked(rows)
 
 
+def numbered(batches: Iterable[SceneBatch]) -> Iterator[tuple[Int[Tensor, " image"], SceneBatch]]:
+    """Batches with numbers of their pictures: the same picture has the same number, whether many
+    or few are measured.
+    """
+    seen: Counter[int] = Counter()
+    for batch in batches:
+        count, objects = batch.concepts.shape
+        yield 1_000_000 * objects + seen[objects] + torch.arange(count), batch
+        seen[objects] += count
+
+
+def about(numbers: Int[Tensor, " image"], batch: SceneBatch) -> dict[str, Tensor]:
+    """Of every object: the number of its picture, how many objects are in that, and its area."""
+    objects = batch.concepts.shape[1]
+    return {
+        "picture": numbers[:, None].expand(-1, objects),
+        "objects": torch.full_like(batch.concepts, objects),
+        "area": batch.masks.float().mean((-2, -1)),
+    }
+
+
 def localised(name: str, maps: Tensor, masks: Tensor) -> dict[str, Tensor]:
     maps = resize_maps(maps, masks.shape[-2:])
     return {
@@ -193,9 +238,16 @@ def localised(name: str, maps: Tensor, masks: Tensor) -> dict[str, Tensor]:
 
 def timed(call: Callable, *arguments) -> tuple[float, Any]:
     """The seconds it takes, and what comes of it."""
-    started = time.perf_counter()
+    started = now()
     result = call(*arguments)
-    return time.perf_counter() - started, result
+    return now() - started, result
+
+
+def now() -> float:
+    """Seconds, when all that a GPU was asked for is done."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 def stacked(rows: list[dict[str, Tensor]]) -> Columns:

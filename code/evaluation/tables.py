@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from evaluation.baselines import baselines
 from evaluation.localisation import MEASURES
@@ -40,11 +40,11 @@ def summary(values: Float[np.ndarray, " picture"]) -> dict[str, float]:
 
 def by_picture(
     columns: Columns, name: str, chosen: Bool[np.ndarray, " object"] | None = None
-) -> Float[np.ndarray, " picture"]:
-    """The mean over the objects of each picture: objects of one picture are not independent."""
+) -> tuple[Int[np.ndarray, " picture"], Float[np.ndarray, " picture"]]:
+    """The number of each picture, and the mean over its objects: those are not independent."""
     chosen = np.ones(len(columns["picture"]), bool) if chosen is None else chosen
-    _, place = np.unique(columns["picture"][chosen], return_inverse=True)
-    return np.bincount(place, columns[name][chosen]) / np.bincount(place)
+    numbers, place = np.unique(columns["picture"][chosen], return_inverse=True)
+    return numbers, np.bincount(place, columns[name][chosen]) / np.bincount(place)
 
 
 def groups(columns: Columns) -> Iterator[tuple[str, Bool[np.ndarray, " object"]]]:
@@ -77,9 +77,9 @@ def localisation(study: Study) -> Rows:
     rows = []
     for about, columns in tasks(study, "localisation"):
         for group, chosen in groups(columns):
-            chance = by_picture(columns, "area", chosen).mean()
+            chance = by_picture(columns, "area", chosen)[1].mean()
             for measure in MEASURES:
-                values = by_picture(columns, measure, chosen)
+                _, values = by_picture(columns, measure, chosen)
                 more = {"chance": chance, "pictures": len(values)}
                 rows.append(about | {"objects": group, "measure": measure} | summary(values) | more)
     return rows
@@ -105,6 +105,7 @@ def faithfulness(study: Study) -> Rows:
         about | {"measure": measure} | summary(values) | {"pictures": len(values)}
         for about, columns in tasks(study, "faithfulness")
         for measure, values in columns.items()
+        if measure != "picture"
     ]
 
 
@@ -150,9 +151,90 @@ def last_grad(study: Study) -> Rows:
         measure, _, part = name.partition(", ")
         if part:
             for size, chosen in sizes.items():
-                values = by_picture(columns, name, chosen)
+                _, values = by_picture(columns, name, chosen)
                 about = {"model": study.explainer.name, "part": part, "objects": size}
                 rows.append(about | {"measure": measure} | summary(values))
+    return rows
+
+
+def signs(study: Study) -> Rows:
+    """Where positive and negative maps lie."""
+    columns = study.on_file("signs")
+    rows = []
+    for name in columns:
+        if " | " in name:
+            _, values = by_picture(columns, name)
+            parts = zip(("method", "saliency", "lies on"), name.split(" | "), strict=True)
+            more = {"pictures": len(values)}
+            rows.append({"model": study.explainer.name} | dict(parts) | summary(values) | more)
+    return rows
+
+
+def variants(study: Study) -> Rows:
+    """How well the variants of `last grad` localise."""
+    rows = []
+    for name in study.variants():
+        columns = study.on_file(f"variant, {name}")
+        for measure in MEASURES:
+            _, values = by_picture(columns, measure)
+            about = {"model": study.explainer.name, "variant": name, "measure": measure}
+            rows.append(about | summary(values) | {"pictures": len(values)})
+    return rows
+
+
+def gain(
+    ours: Columns, theirs: Columns, measure: str, chosen: Bool[np.ndarray, " object"] | None = None
+) -> Float[np.ndarray, " picture"]:
+    """By how much ours is better, picture by picture, on those that both were measured on."""
+    numbers, mine = by_picture(ours, measure, chosen)
+    others, yours = by_picture(theirs, measure)
+    _, here, there = np.intersect1d(numbers, others, return_indices=True)
+    sign = -1 if measure.startswith("deletion") else 1
+    return sign * (mine[here] - yours[there])
+
+
+def against_baselines(study: Study) -> Rows:
+    """How much better each method is than the baseline that is best in that measure, on the same
+    pictures; better means less in deletion.
+    """
+    rows = []
+    for kind in ("localisation", "faithfulness"):
+        found = list(tasks(study, kind))
+        methods = [(one["method"], columns) for one, columns in found if one["kind"] == "method"]
+        known = [(one["method"], columns) for one, columns in found if one["kind"] == "baseline"]
+        if not (methods and known):
+            continue
+        measures = MEASURES if kind == "localisation" else methods[0][1].keys() - {"picture"}
+        for measure in sorted(measures):
+            sign = -1 if measure.startswith("deletion") else 1
+            best, theirs = max(known, key=lambda one: sign * one[1][measure].mean())
+            for method, ours in methods:
+                values = gain(ours, theirs, measure)
+                row = {"model": study.explainer.name, "method": method, "baseline": best}
+                more = {"pictures": len(values)}
+                rows.append(row | {"measure": measure} | summary(values) | more)
+    return rows
+
+
+def last_grad_against(study: Study) -> Rows:
+    """How much better `last grad` is than other methods and than its variants, on the same
+    pictures, by the number and the size of objects.
+    """
+    found = {about["method"]: columns for about, columns in tasks(study, "localisation")}
+    ours = found.get("last grad")
+    if ours is None:
+        return []
+    rivals = {name: found[name] for name in study.explainer.methods if name in found}
+    rivals |= {name: study.on_file(f"variant, {name}") for name in study.variants()}
+    rows = []
+    for name, theirs in rivals.items():
+        for group, chosen in groups(ours) if name != "last grad" else ():
+            for measure in MEASURES:
+                same = {key: values[chosen] for key, values in theirs.items()}
+                values = gain(ours, same, measure, chosen)
+                row = {"model": study.explainer.name, "against": name, "objects": group}
+                more = {"pictures": len(values)}
+                rows.append(row | {"measure": measure} | summary(values) | more)
     return rows
 
 
@@ -163,7 +245,11 @@ TABLES = {
     "faithfulness": faithfulness,
     "sanity": sanity,
     "presence": presence,
+    "signs": signs,
     "last_grad": last_grad,
+    "variants": variants,
+    "against_baselines": against_baselines,
+    "last_grad_against": last_grad_against,
 }
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from clip_ import tokenize
 from embedded.scenes import concepts, draw_scene, drawable
-from evaluation.localisation import energy_in_mask, pointing_game
+from evaluation.localisation import pointing_game, where_it_lies
 from evaluation.scene_sets import absent_concepts, as_batch, concept_features, scene_batches
 from explainer import Explainer
 from saliency import block_maps, direction_maps, resize_maps
@@ -105,7 +105,7 @@ def absent(explainer: Explainer, scenes: int) -> Samples:
 
 
 def by_sign(explainer: Explainer, scenes: int) -> dict[str, Samples]:
-    """Where positive and negative saliency for one object lies: on it, on the other, or beside."""
+    """Where positive and negative saliency for one object lies: on it, on the other, beside."""
     texts = concept_features(explainer.model)
     shares = {"similar": defaultdict(list), "dissimilar": defaultdict(list)}
     for batch in two_objects(explainer, scenes):
@@ -113,12 +113,8 @@ def by_sign(explainer: Explainer, scenes: int) -> dict[str, Samples]:
             maps = explainer.maps(
                 batch.images, texts[batch.concepts], negative=sign == "dissimilar"
             ).cpu()
-            on_it = energy_in_mask(maps, batch.masks)
-            on_other = energy_in_mask(maps, batch.masks.flip(1))
-            spread = (maps.clamp(min=0).sum((-2, -1)) > 0).float()
-            found["the object"] += on_it.flatten().tolist()
-            found["the other object"] += on_other.flatten().tolist()
-            found["the background"] += (spread - on_it - on_other).flatten().tolist()
+            for place, share in where_it_lies(maps, batch.masks).items():
+                found[place] += share.flatten().tolist()
     return {sign: as_arrays(found) for sign, found in shares.items()}
 
 
@@ -141,9 +137,8 @@ def by_word(explainer: Explainer, scenes: int) -> tuple[dict[str, Samples], floa
         for kind, targets in asked.items():
             maps = direction_maps(explainer.visual, batch.images.to(explainer.device), targets)
             maps = resize_maps(maps, batch.images.shape[-2:]).cpu()
-            shares[kind]["the object"] += energy_in_mask(maps, batch.masks).flatten().tolist()
-            other = energy_in_mask(maps, batch.masks.flip(1))
-            shares[kind]["the other object"] += other.flatten().tolist()
+            for place, share in where_it_lies(maps, batch.masks).items():
+                shares[kind][place] += share.flatten().tolist()
     return {kind: as_arrays(found) for kind, found in shares.items()}, np.mean(base)
 
 

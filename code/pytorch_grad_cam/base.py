@@ -192,16 +192,17 @@ class ChannelwiseCAM(BaseCAM):
     """A CAM that runs the network, or a part of it, for every channel: `batch_size` at a time."""
 
     uses_gradients = False
+    usual_batch_size = 64
 
     def __init__(
         self,
         model: nn.Module,
         target_layers: Sequence[nn.Module],
         use_cuda: bool = False,
-        batch_size: int = 64,
+        batch_size: int | None = None,
     ):
         super().__init__(model, target_layers, use_cuda)
-        self.batch_size = batch_size
+        self.batch_size = batch_size or self.usual_batch_size
 
     def batches(self, channels: Bool[Tensor, " channel"]) -> Iterable[Int[Tensor, " batch"]]:
         """The numbers of the channels that are true, with a progress bar if it takes long."""

@@ -19,6 +19,8 @@ class ScoreCAM(ChannelwiseCAM):
     do all flat channels, through which nothing is seen.
     """
 
+    usual_batch_size = 16  # on a CPU, larger ones spill out of its caches; a GPU likes more
+
     def weights(self, record: Record) -> Float[Tensor, "image target channel 1 1"]:
         wanted = self.channels(record)
         scores = torch.stack([self.scores(record, i, row.any(0)) for i, row in enumerate(wanted)])
@@ -65,7 +67,7 @@ class GScoreCAM(ScoreCAM):
         model: nn.Module,
         target_layers: Sequence[nn.Module],
         use_cuda: bool = False,
-        batch_size: int = 64,
+        batch_size: int | None = None,
         topk: int = 300,
     ):
         super().__init__(model, target_layers, use_cuda, batch_size)
