@@ -61,7 +61,12 @@ train-vit: $(VENV)/.run ## train ViT-emoji (resumes; hours on a CPU)
 train-rn: $(VENV)/.run ## train RN-emoji
 	$(BIN)/python -m embedded.train RN-emoji
 
-bench: $(VENV)/.dev ## speed and memory of every method, into results/benchmarks/
+# LeGrad needs an open_clip of 2023: both get a folder of their own.
+$(VENV)/legrad: $(VENV)/.dev
+	$(BIN)/pip install -q --no-deps --target $@ legrad_torch==1.1 open_clip_torch==2.23.0 einops
+	@touch $@
+
+bench: $(VENV)/legrad ## speed and memory of every method, into results/benchmarks/
 	$(BIN)/python benchmarks/speed.py --output results/benchmarks/speed.csv
 	$(BIN)/python benchmarks/rivals.py --output results/benchmarks/rivals.csv
 	$(BIN)/python benchmarks/growth.py --output results/benchmarks/growth.csv

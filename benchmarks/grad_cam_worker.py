@@ -1,4 +1,4 @@
-"""PyPI's grad-cam on request: for each line "METHOD IMAGES" on stdin, one call for one target.
+"""PyPI's grad-cam on request (see worker.py): one call explains a batch of images by one target.
 
 `code/` comes last on the path: both packages are imported as `pytorch_grad_cam`, and here the
 installed one must win.
@@ -6,35 +6,38 @@ installed one must win.
 
 import json
 import sys
-from contextlib import redirect_stdout
 from pathlib import Path
 
 import torch
 
-sys.path.append(str(Path(__file__).resolve().parents[1] / "code"))
+sys.path += [str(Path(__file__).parent), str(Path(__file__).resolve().parents[1] / "code")]
+
+from worker import serve
 
 import pytorch_grad_cam
 from model import CLIP
 
+SMALL = (32, 64, (1, 1, 1, 1), 8)  # to warm up: loads code and starts threads
 
-def cosine_with(target: torch.Tensor):
-    return lambda features: torch.nn.functional.cosine_similarity(features, target, dim=-1)
+
+def build(shape: list) -> torch.nn.Module:
+    torch.manual_seed(0)
+    return CLIP(*shape, None, 1, 1, 64, 1, 1).visual.eval()
+
+
+def explain(visual: torch.nn.Module, method: str, batch: int) -> None:
+    target, side = torch.randn(visual.output_dim), visual.input_resolution
+    images = torch.randn(batch, 3, side, side)
+    cam = getattr(pytorch_grad_cam, method)(visual, [visual.layer4[-1]])
+    cam(images, [lambda features: torch.cosine_similarity(features, target, dim=-1)] * batch)
+    cam.activations_and_grads.release()
 
 
 def main(shape: str, threads: str) -> None:
     torch.set_num_threads(int(threads))
-    torch.manual_seed(0)
-    visual = CLIP(*json.loads(shape), None, 1, 1, 64, 1, 1).visual.eval()
-    target = cosine_with(torch.randn(visual.output_dim))
-    print("ready", flush=True)
-    for line in sys.stdin:
-        method, batch = line.split()
-        images = torch.randn(int(batch), 3, 224, 224)
-        with redirect_stdout(sys.stderr):  # where a line is an answer
-            cam = getattr(pytorch_grad_cam, method)(visual, [visual.layer4[-1]])
-            cam(images, [target] * len(images))
-            cam.activations_and_grads.release()
-        print("done", flush=True)
+    explain(build(SMALL), "GradCAM", 1)
+    visual = build(json.loads(shape))
+    serve(lambda method, batch, _: explain(visual, method, batch))
 
 
 if __name__ == "__main__":

@@ -44,18 +44,23 @@ SERIES = {
 
 
 def multiplications(method: str, side: int, blocks: int, targets: int, images: int) -> float:
-    """Counted: projections and MLPs are linear in tokens, attention is quadratic.
-
-    `last grad` adds the row of CLS in each block, and of the last block leaves out all but keys and
-    values. `all grads` adds the way back through attention and block for every target.
-    """
+    """Counted, of projections (linear in tokens), attention (quadratic) and filtered matrices."""
     tokens = side**2 + 1
+    patches = tokens * 3 * PATCH**2 * WIDTH
     block = 12 * tokens * WIDTH**2 + 2 * tokens**2 * WIDTH
+    # Of the last block: keys and values of all tokens, all else of CLS alone; and its way back.
+    last = 2 * tokens * WIDTH**2 + 10 * WIDTH**2 + 2 * tokens * WIDTH
+    last_back = 9 * WIDTH**2 + tokens * WIDTH
+    forward = patches + (blocks - 1) * block + last
     if method == "last grad":
-        last = 2 * tokens * WIDTH**2
-        rows = (blocks + targets) * tokens * WIDTH
-        return images * ((blocks - 1) * block + last + rows)
-    return images * ((blocks - 1) * block * (1 + targets) + block)
+        row = blocks * tokens * WIDTH  # of CLS, in every block
+        filtered = 2 * blocks * HEADS * tokens
+        return images * (forward + row + targets * (last_back + filtered))
+    # Back through keys, queries, values and attention; in the first block to the attention alone.
+    back = (blocks - 2) * (12 * tokens * WIDTH**2 + 4 * tokens**2 * WIDTH)
+    back += 9 * tokens * WIDTH**2 + tokens**2 * WIDTH + 2 * tokens * WIDTH**2
+    filtered = 2 * (blocks - 1) * HEADS * tokens**2
+    return images * (forward + targets * (last_back + back + filtered))
 
 
 def build(side: int, blocks: int) -> VisionTransformer:

@@ -1,19 +1,25 @@
-"""Our CAMs against torchcam's and Captum's, where they do the same job: RN50, the last block.
+"""Our maps against other libraries', where they do the same job, in one run.
 
     python benchmarks/rivals.py --output results/benchmarks/rivals.csv
 
-Both ask for class scores: here the network's output is the cosine with each of K targets. Their
-users call backward for one target after the other, and so do we for them; the forward pass is
-shared where the library allows it. All take turns, and ratios are within a round, as in
-`speed.py`. LeGrad has no package in the registry and is left out.
+RN50, the last block: PyPI's grad-cam, torchcam and Captum, whose maps are the same (tests hold them
+against ours). torchcam and Captum ask for class scores: here the network's output is the cosine
+with each of K targets. Their users call backward for one target after the other, and so do we for
+them; the forward pass is shared where the library allows it. grad-cam takes one target at a time,
+so one is timed and multiplied.
+
+ViT-B/16, one image: LeGrad, another method for the same purpose, as its package has it.
+
+All take turns, and ratios are within a round, as in `speed.py`. Memory is the peak of one call in a
+fresh process, beyond model and inputs.
 """
 
 import argparse
 import functools
+import json
 import statistics
 import sys
-from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -22,8 +28,10 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "code"))
 
-from speed_resnet import SHAPES, TARGETS, build
-from table import Row, machine, quartiles, save, show, take_turns
+import speed
+from speed_resnet import SHAPES, SMALL, TARGETS, build
+from table import Call, Row, machine, peak_mib, quartiles, save, show, take_turns
+from worker import Worker
 
 from saliency import relevance_maps
 
@@ -69,41 +77,105 @@ def captum(visual: nn.Module, images: Tensor, targets: Tensor, method: str) -> T
     return torch.stack(maps, 1).detach()
 
 
-def rows_of(model: str, batch: int, seconds: float) -> list[Row]:
-    """A row for us and for each rival; its speed-up is how many times faster we are."""
-    visual = build(SHAPES[model])
+LIBRARIES = {"": relevance_maps, "torchcam": torchcam, "captum": captum}
+
+
+def prepare(library: str, method: str, batch: int, count: int) -> Call:
+    """The call to measure memory of, on a network of its own, warmed up on a small one."""
+    calls = []
+    for shape, images, targets in ((SMALL, 1, 1), (SHAPES["RN50"], batch, count)):
+        visual = build(shape)
+        side = visual.input_resolution
+        inputs = torch.randn(images, 3, side, side), torch.randn(targets, visual.output_dim)
+        calls.append(functools.partial(LIBRARIES[library], visual, *inputs, method))
+    calls[0]()
+    return calls[1]
+
+
+def race(
+    about: tuple[str, int, int], calls: dict[str, Call], scale: dict[str, int], seconds: float
+) -> list[Row]:
+    """A row for each call but the first, a forward pass; ours is the second, and speed-up is how
+    many times faster it is. What is timed in part counts `scale` times.
+    """
+    rounds = take_turns(list(calls.values()), 3, seconds, "cpu")
+    times = [
+        [scale.get(name, 1) * spent for name, spent in zip(calls, turn, strict=True)]
+        for turn in rounds
+    ]
+    rows = []
+    for place, name in enumerate(calls):
+        if place:
+            ratios = [turn[place] / turn[0] for turn in times]
+            low, high = quartiles(ratios)
+            row = Row(
+                *about,
+                name,
+                milliseconds=1e3 * statistics.median(turn[place] for turn in times),
+                forwards=statistics.median(ratios),
+                forwards_low=low,
+                forwards_high=high,
+                speed_up=statistics.median(turn[place] / turn[1] for turn in times),
+                rounds=len(times),
+                scaled=name in scale,
+            )
+            rows.append(row)
+    return rows
+
+
+def resnet_rows(batch: int, seconds: float) -> list[Row]:
+    threads, shape = torch.get_num_threads(), SHAPES["RN50"]
+    visual = build(shape)
     images = torch.randn(batch, 3, 224, 224)
+    forward = functools.partial(torch.inference_mode()(visual), images)
     rows = []
     for count in TARGETS:
         targets = torch.randn(count, visual.output_dim)
         for method in TORCHCAM:
-            rivals: dict[str, Callable] = {"torchcam": torchcam}
-            if method == "GradCAM":
-                rivals["captum"] = captum
-            arguments = visual, images, targets, method
-            calls = [
-                functools.partial(torch.inference_mode()(visual), images),
-                functools.partial(relevance_maps, *arguments),
-                *(functools.partial(rival, *arguments) for rival in rivals.values()),
-            ]
-            rounds = take_turns(calls, 3, seconds, "cpu")
-            for place, name in enumerate(["", *rivals], start=1):
-                ratios = [turn[place] / turn[0] for turn in rounds]
-                low, high = quartiles(ratios)
-                row = Row(
-                    model,
-                    batch,
-                    count,
-                    f"{name} {method}".strip(),
-                    milliseconds=1e3 * statistics.median(turn[place] for turn in rounds),
-                    forwards=statistics.median(ratios),
-                    forwards_low=low,
-                    forwards_high=high,
-                    speed_up=statistics.median(turn[place] / turn[1] for turn in rounds),
-                    rounds=len(rounds),
-                )
-                rows.append(row)
-                show(row)
+            calls, peaks = {"forward": forward}, {}
+            for library, explain in LIBRARIES.items():
+                if library != "captum" or method == "GradCAM":
+                    name = f"{library} {method}".strip()
+                    calls[name] = functools.partial(explain, visual, images, targets, method)
+                    call = functools.partial(prepare, library, method, batch, count)
+                    peaks[name] = peak_mib(call, "cpu", threads)
+            with Worker("grad_cam_worker.py", json.dumps(shape), str(threads)) as grad_cam:
+                name = f"grad-cam {method}"
+                calls[name] = functools.partial(grad_cam.run, method, batch)
+                peaks[name] = calls[name]()
+                found = race(("RN50", batch, count), calls, {name: count}, seconds)
+            rows += shown(found, peaks)
+    return rows
+
+
+def vit_rows(seconds: float) -> list[Row]:
+    """`last grad` and `all grads` beside LeGrad, one image."""
+    if not (Path(sys.prefix) / "legrad").exists():
+        print("LeGrad is not installed, and left out (`make bench` installs it)")
+        return []
+    name, threads = "ViT-B/16", torch.get_num_threads()
+    settings = speed.Settings("cpu", torch.float32, threads, seconds, 1, True)
+    visual = speed.build(speed.SHAPES[name], settings)
+    rows = []
+    for count in TARGETS:
+        images, targets = speed.inputs(visual, 1, count)
+        with Worker("legrad_worker.py", name, str(threads)) as legrad:
+            theirs = functools.partial(legrad.run, "LeGrad", 1, count)
+            peaks = {"LeGrad": theirs()}
+            calls: dict[str, Call] = {"forward": functools.partial(speed.forward, visual, images)}
+            for method in ("last grad", "all grads"):
+                calls[method] = functools.partial(relevance_maps, visual, images, targets, method)
+                peaks[method] = speed.memory(speed.Case(name, method, 1, count, 1), settings)
+            found = race((name, 1, count), calls | {"LeGrad": theirs}, {}, seconds)
+        rows += shown(found, peaks)
+    return rows
+
+
+def shown(rows: list[Row], peaks: dict[str, float]) -> list[Row]:
+    """Rows with the memory of each, printed."""
+    rows = [replace(row, peak_mib=peaks[row.method]) for row in rows]
+    for row in rows:
+        show(row)
     return rows
 
 
@@ -115,7 +187,8 @@ def main(arguments: list[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     print(f"on {machine('cpu')}, {torch.get_num_threads()} threads, torch {torch.__version__}")
     print("speed-up: how many times faster than that row relevance_maps is")
-    rows = [row for batch in args.batches for row in rows_of("RN50", batch, args.seconds)]
+    rows = vit_rows(args.seconds)
+    rows += [row for batch in args.batches for row in resnet_rows(batch, args.seconds)]
     if args.output:
         save([asdict(row) for row in rows], args.output)
 

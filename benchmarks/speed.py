@@ -29,14 +29,10 @@ the high-water mark of resident memory in a fresh process, on CUDA what PyTorch'
 import argparse
 import functools
 import math
-import resource
 import statistics
 import sys
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
-from multiprocessing import get_context
 from pathlib import Path
 
 import torch
@@ -47,7 +43,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "code"))
 
 from speed_resnet import SHAPES as RESNETS
 from speed_resnet import resnet_rows
-from table import Aim, Row, machine, quartiles, save, show, show_verdicts, take_turns
+from table import Aim, Row, machine, peak_mib, quartiles, save, show, show_verdicts, take_turns
 
 from model import CLIP, LayerNorm, VisionTransformer
 from pytorch_grad_cam import CAMS
@@ -63,7 +59,6 @@ SHAPES = {
 SMALL = (32, 24, 3, 128, 8)  # a network for checks and for warming up
 METHODS = ("last grad", "gradcam", "all grads")
 FORWARD, ORIGINAL = "forward", "original, one pair"
-MIB = 2**20
 
 
 AIMS = (
@@ -213,7 +208,7 @@ def time_method(
         forwards_low=low,
         forwards_high=high,
         speed_up=statistics.median(gains),
-        peak_mib=case.scale * peak_mib(case, settings),
+        peak_mib=case.scale * memory(case, settings),
         rounds=len(rounds),
         scaled=case.scale != 1,
     )
@@ -224,20 +219,11 @@ def time_method(
 
 
 @functools.cache
-def peak_mib(case: Case, settings: Settings) -> float:
-    """Peak memory of one call, in MiB; infinite where the machine has too little."""
+def memory(case: Case, settings: Settings) -> float:
+    """Peak memory of one call, in MiB."""
     if not settings.memory:
         return math.nan
-    try:
-        if settings.device == "cuda":
-            return allocated_growth(case, settings) / MIB
-        # The server has imported PyTorch but computed nothing: each process forked from it is new.
-        context = get_context("forkserver")
-        context.set_forkserver_preload(["torch"])
-        with ProcessPoolExecutor(1, context) as fresh:
-            return fresh.submit(resident_growth, case, settings).result() / MIB
-    except (BrokenProcessPool, torch.OutOfMemoryError):
-        return math.inf
+    return peak_mib(functools.partial(prepare, case, settings), settings.device, settings.threads)
 
 
 def prepare(case: Case, settings: Settings) -> Callable[[], object]:
@@ -248,25 +234,6 @@ def prepare(case: Case, settings: Settings) -> Callable[[], object]:
     warm_up = build(SMALL, settings)
     step(Case("", case.step, 1, 1, 1), warm_up)()
     return step(case, build(SHAPES[case.model], settings))
-
-
-def resident_growth(case: Case, settings: Settings) -> int:
-    """By how many bytes the call raises the high-water mark of this process's resident memory."""
-    torch.set_num_threads(settings.threads)
-    unit = 1 if sys.platform == "darwin" else 1024
-    call = prepare(case, settings)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    call()
-    return unit * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
-
-
-def allocated_growth(case: Case, settings: Settings) -> int:
-    """Bytes on the GPU, at the peak of the call, beyond those held before it."""
-    call = prepare(case, settings)
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
-    call()
-    return torch.cuda.max_memory_allocated() - before
 
 
 # ---- The table
@@ -301,7 +268,7 @@ def rows_of(
             milliseconds=1e3 * median,
             # Of the batch at hand: a single pair, against the forward pass of so many images.
             forwards=median / usual if case.batch == batch else math.nan,
-            peak_mib=peak_mib(case, settings),
+            peak_mib=memory(case, settings),
             rounds=len(seconds),
         )
         rows.append(row)
@@ -313,7 +280,7 @@ def memory_rows(model: str, settings: Settings) -> list[Row]:
     """One image through a large network: memory alone."""
     rows = []
     for name, targets in [(FORWARD, 0), ("last grad", 1), (ORIGINAL, 1)]:
-        peak = peak_mib(Case(model, name, 1, targets, 1), settings)
+        peak = memory(Case(model, name, 1, targets, 1), settings)
         rows.append(Row(model, 1, targets, name, math.nan, peak_mib=peak))
         show(rows[-1])
     return rows
@@ -399,7 +366,7 @@ def main() -> None:
         print()
     show_verdicts(rows, AIMS)
     if chosen.output:
-        save([asdict(row) for row in rows], chosen.output)
+        save([asdict(row) for row in rows], chosen.output, settings.device)
 
 
 if __name__ == "__main__":

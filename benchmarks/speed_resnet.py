@@ -10,13 +10,11 @@ import functools
 import json
 import math
 import statistics
-import subprocess
-import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
-from table import Row, quartiles, seconds_of, show, take_turns
+from table import Row, peak_mib, quartiles, seconds_of, show, take_turns
+from worker import Worker
 
 from model import CLIP, ModifiedResNet
 from saliency import relevance_maps
@@ -26,7 +24,7 @@ SHAPES = {"RN50": (1024, 224, (3, 4, 6, 3), 64), "RN101": (512, 224, (3, 4, 23, 
 TARGETS = (1, 9)
 LOOKS_THROUGH = ("ScoreCAM", "GScoreCAM")  # ours: a forward pass of the whole network a channel
 PER_CHANNEL = ("ScoreCAM", "AblationCAM")  # grad-cam's: the same
-WORKER = Path(__file__).with_name("grad_cam_worker.py")
+SMALL = (32, 64, (1, 1, 1, 1), 8)  # to warm up
 
 
 def build(shape: tuple) -> ModifiedResNet:
@@ -34,30 +32,17 @@ def build(shape: tuple) -> ModifiedResNet:
     return CLIP(*shape, None, 1, 1, 64, 1, 1).visual.eval()
 
 
-class GradCam:
-    """PyPI's grad-cam on the same network, in another process."""
-
-    def __init__(self, model: str, threads: int):
-        self.process = subprocess.Popen(
-            [sys.executable, "-P", str(WORKER), json.dumps(SHAPES[model]), str(threads)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            env={"OMP_WAIT_POLICY": "passive"},  # it must not spin while we run
-        )
-        self.process.stdout.readline()  # ready
-
-    def run(self, method: str, batch: int) -> None:
-        """One call for `batch` images and one target."""
-        self.process.stdin.write(f"{method} {batch}\n")
-        self.process.stdin.flush()
-        if not self.process.stdout.readline():
-            raise SystemExit(f"grad-cam's {method} failed: is grad-cam installed?")
-
-    def close(self) -> None:
-        self.process.stdin.close()
-        self.process.wait()
+def prepare(model: str, method: str, batch: int, count: int, device: str, dtype: torch.dtype):
+    """The call to measure memory of, on a network of its own, warmed up on a small one."""
+    calls = []
+    for shape, images, targets in ((SMALL, 1, 1), (SHAPES[model], batch, count)):
+        visual = build(shape).to(device, dtype)
+        side = visual.input_resolution
+        pixels = torch.randn(images, 3, side, side, device=device, dtype=dtype)
+        directions = torch.randn(targets, visual.output_dim, device=device)
+        calls.append(functools.partial(relevance_maps, visual, pixels, directions, method))
+    calls[0]()
+    return calls[1]
 
 
 def resnet_rows(model: str, batch: int, methods: list[str], settings) -> list[Row]:
@@ -65,45 +50,52 @@ def resnet_rows(model: str, batch: int, methods: list[str], settings) -> list[Ro
     visual = build(SHAPES[model]).to(settings.device, settings.dtype)
     images = torch.randn(batch, 3, 224, 224, device=settings.device, dtype=settings.dtype)
     forward = functools.partial(torch.inference_mode()(visual), images)
-    grad_cam = GradCam(model, settings.threads)
     passes, rows = [], []
-    for method in methods:
-        if batch > 1 and method in (*LOOKS_THROUGH, *PER_CHANNEL):
-            continue  # linear in images, and long
-        theirs = math.nan
-        if method in PER_CHANNEL:
-            theirs = batch * seconds_of(functools.partial(grad_cam.run, method, 1), "cpu")
-        for count in TARGETS[:1] if method == "GScoreCAM" else TARGETS:  # it is linear in targets
-            targets = torch.randn(count, visual.output_dim, device=settings.device)
-            calls: list[Callable[[], object]] = [
-                forward,
-                functools.partial(relevance_maps, visual, images, targets, method),
-            ]
-            if method not in (*PER_CHANNEL, "GScoreCAM"):
-                calls.append(functools.partial(grad_cam.run, method, batch))
-            slow = method in LOOKS_THROUGH
-            rounds = take_turns(
-                calls, 1 if slow else 3, 0 if slow else settings.seconds, settings.device
-            )
-            passes += [turn[0] for turn in rounds]
-            ratios = [turn[1] / turn[0] for turn in rounds]
-            gains = [count * (turn[2] if turn[2:] else theirs) / turn[1] for turn in rounds]
-            low, high = quartiles(ratios)
-            row = Row(
-                model,
-                batch,
-                count,
-                method,
-                milliseconds=1e3 * statistics.median(turn[1] for turn in rounds),
-                forwards=statistics.median(ratios),
-                forwards_low=low,
-                forwards_high=high,
-                speed_up=statistics.median(gains),
-                rounds=len(rounds),
-            )
-            rows.append(row)
-            show(row)
-    grad_cam.close()
+    with Worker("grad_cam_worker.py", json.dumps(SHAPES[model]), str(settings.threads)) as grad_cam:
+        for method in methods:
+            if batch > 1 and method in (*LOOKS_THROUGH, *PER_CHANNEL):
+                continue  # linear in images, and long
+            theirs = math.nan
+            if method in PER_CHANNEL:
+                theirs = batch * seconds_of(functools.partial(grad_cam.run, method, 1), "cpu")
+            for count in (
+                TARGETS[:1] if method == "GScoreCAM" else TARGETS
+            ):  # it is linear in targets
+                targets = torch.randn(count, visual.output_dim, device=settings.device)
+                calls: list[Callable[[], object]] = [
+                    forward,
+                    functools.partial(relevance_maps, visual, images, targets, method),
+                ]
+                if method not in (*PER_CHANNEL, "GScoreCAM"):
+                    calls.append(functools.partial(grad_cam.run, method, batch))
+                slow = method in LOOKS_THROUGH
+                rounds = take_turns(
+                    calls, 1 if slow else 3, 0 if slow else settings.seconds, settings.device
+                )
+                passes += [turn[0] for turn in rounds]
+                ratios = [turn[1] / turn[0] for turn in rounds]
+                gains = [count * (turn[2] if turn[2:] else theirs) / turn[1] for turn in rounds]
+                low, high = quartiles(ratios)
+                peak = math.nan
+                if settings.memory and not slow:
+                    arguments = model, method, batch, count, settings.device, settings.dtype
+                    call = functools.partial(prepare, *arguments)
+                    peak = peak_mib(call, settings.device, settings.threads)
+                row = Row(
+                    model,
+                    batch,
+                    count,
+                    method,
+                    milliseconds=1e3 * statistics.median(turn[1] for turn in rounds),
+                    forwards=statistics.median(ratios),
+                    forwards_low=low,
+                    forwards_high=high,
+                    speed_up=statistics.median(gains),
+                    peak_mib=peak,
+                    rounds=len(rounds),
+                )
+                rows.append(row)
+                show(row)
     rows.append(Row(model, batch, 0, "forward", 1e3 * statistics.median(passes), 1.0))
     show(rows[-1])
     return rows

@@ -1,4 +1,4 @@
-"""What the benchmarks share: taking turns, rows of the table, aims."""
+"""What the benchmarks share: taking turns, peak memory, rows of the table, aims."""
 
 import csv
 import math
@@ -6,10 +6,17 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 
 import torch
+from worker import peak_resident
+
+MIB = 2**20
+Call = Callable[[], object]
 
 
 @dataclass(frozen=True)
@@ -41,7 +48,7 @@ class Row:
     scaled: bool = False
 
 
-def seconds_of(call: Callable[[], object], device: str) -> float:
+def seconds_of(call: Call, device: str) -> float:
     finish = torch.cuda.synchronize if device == "cuda" else lambda: None
     finish()
     start = time.perf_counter()
@@ -50,9 +57,7 @@ def seconds_of(call: Callable[[], object], device: str) -> float:
     return time.perf_counter() - start
 
 
-def take_turns(
-    calls: list[Callable[[], object]], fewest: int, seconds: float, device: str
-) -> list[list[float]]:
+def take_turns(calls: list[Call], fewest: int, seconds: float, device: str) -> list[list[float]]:
     """Seconds of each call in each round: at least `fewest` rounds, more while there is time."""
     rounds: list[list[float]] = []
     start = time.perf_counter()
@@ -60,6 +65,41 @@ def take_turns(
         rounds.append([seconds_of(call, device) for call in calls])
     # The first round warms up; it counts only where others are few.
     return rounds[1:] if len(rounds) > fewest else rounds
+
+
+def peak_mib(prepare: Callable[[], Call], device: str, threads: int) -> float:
+    """MiB at the peak of the call that `prepare` returns, warmed up; infinite if there are too few.
+
+    prepare: a function of a module, or a partial of one: on a CPU it runs in a fresh process.
+    """
+    try:
+        if device == "cuda":
+            return allocated_growth(prepare) / MIB
+        # The server has imported PyTorch but computed nothing: each process forked from it is new.
+        context = get_context("forkserver")
+        context.set_forkserver_preload(["torch"])
+        with ProcessPoolExecutor(1, context) as fresh:
+            return fresh.submit(resident_growth, prepare, threads).result() / MIB
+    except (BrokenProcessPool, torch.OutOfMemoryError):
+        return math.inf
+
+
+def resident_growth(prepare: Callable[[], Call], threads: int) -> int:
+    """By how many bytes the call raises the high-water mark of this process's resident memory."""
+    torch.set_num_threads(threads)
+    call = prepare()
+    before = peak_resident()
+    call()
+    return peak_resident() - before
+
+
+def allocated_growth(prepare: Callable[[], Call]) -> int:
+    """Bytes on the GPU, at the peak of the call, beyond those held before it."""
+    call = prepare()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    call()
+    return torch.cuda.max_memory_allocated() - before
 
 
 def quartiles(values: list[float]) -> tuple[float, float]:
@@ -116,8 +156,14 @@ def show_verdicts(rows: list[Row], aims: tuple[Aim, ...]) -> None:
             print(f"{'met' if met else 'NOT met':<9}{case}: {said}")
 
 
-def save(rows: list[dict], path: Path) -> None:
-    """As CSV, whole or not at all."""
+def save(rows: list[dict], path: Path, device: str = "cpu") -> None:
+    """As CSV, with what they were measured on; whole or not at all."""
+    here = {
+        "machine": machine(device),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__.partition("+")[0],
+    }
+    rows = [row | here for row in rows]
     unfinished = path.with_suffix(".unfinished")
     with unfinished.open("w", newline="") as file:
         writer = csv.DictWriter(file, rows[0])

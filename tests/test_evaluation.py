@@ -3,11 +3,12 @@
 import copy
 import csv
 import shutil
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
+import quantus
 import torch
 import torch.nn.functional as F
 from scipy.stats import spearmanr
@@ -16,7 +17,7 @@ from sklearn.metrics import average_precision_score
 from conftest import noise
 from evaluation.__main__ import main
 from evaluation.baselines import baselines, blurred
-from evaluation.faithfulness import area, curves, insertion_deletion
+from evaluation.faithfulness import area, curves, insertion_deletion, without_information
 from evaluation.last_grad import VARIANTS, agreement, shares, variant_maps
 from evaluation.localisation import average_precision, best_iou, where_it_lies
 from evaluation.sanity import cascade, parts, randomisation, rank_correlation
@@ -24,7 +25,7 @@ from evaluation.scene_sets import SceneBatch
 from evaluation.statistics import interval
 from evaluation.study import Study, numbered
 from evaluation.tables import by_picture, gain
-from saliency import relevance_maps
+from saliency import relevance_maps, resize_maps
 from small_clip import small_resnet
 from vit_methods import METHODS
 from vit_oracles import cosine, recorded_blocks
@@ -139,6 +140,46 @@ def test_insertion_and_deletion_equal_a_plain_loop(clip, images):
         assert found["deletion, similarity"][index] == pytest.approx(expected)
 
 
+class Similarities(torch.nn.Module):
+    """A classifier of grey images, whose classes are the concepts."""
+
+    def __init__(self, clip, features):
+        super().__init__()
+        self.clip, self.features = clip, features
+
+    def forward(self, images):
+        grey = images.expand(-1, 3, -1, -1)
+        return F.normalize(self.clip.encode_image(grey), dim=-1) @ self.features.T
+
+
+@pytest.mark.parametrize("way", ["insertion", "deletion"])
+def test_curves_are_those_of_quantus_pixel_flipping(clip, images, way):
+    maps, asked = noise(2, 32, 32), np.array([2, 0])
+    model = Similarities(clip, F.normalize(noise(3, 16), dim=-1)).eval()
+    start, end = images[:, :1], without_information(images[:, :1], "blur")
+    if way == "insertion":
+        start, end = end, start
+
+    def turn(arr, indices, **_):
+        turned = arr.copy()
+        for row, places, values in zip(turned, indices, end.flatten(1).numpy(), strict=True):
+            row.flat[places] = values[places]
+        return turned
+
+    flipping = quantus.PixelFlipping(
+        features_in_step=128,
+        normalise=False,
+        perturb_func=turn,
+        disable_warnings=True,
+    )
+    theirs = flipping(
+        model, start.numpy(), asked, a_batch=maps[:, None].numpy(), softmax=False, device="cpu"
+    )
+    with torch.no_grad():
+        ours = curves(model, maps, start, end, steps=8)[[0, 1], 1:, asked]
+    np.testing.assert_allclose(np.array(theirs), ours, atol=1e-6)  # they compute in float32
+
+
 def test_an_unknown_way_of_hiding_is_refused(clip, images):
     with pytest.raises(ValueError, match="blur and mean"):
         insertion_deletion(
@@ -203,6 +244,35 @@ def test_maps_of_the_model_change_and_maps_of_the_picture_do_not(clip, images, t
     assert found["embedding"].abs().max() < 0.9
     edges = randomisation(lambda v: baselines(clip)["edges"](v, images, targets), clip)
     assert min(one.min() for one in edges.values()) == pytest.approx(1)
+
+
+def test_correlations_are_those_of_quantus_parameter_randomisation(
+    clip, images, targets, monkeypatch
+):
+    def maps_of(visual, images):
+        return resize_maps(relevance_maps(visual, images, targets[:1]), (32, 32))[:, 0]
+
+    def explain(model, inputs, **_):
+        return maps_of(model, torch.as_tensor(inputs))[:, None].numpy()
+
+    def parts_drawn_anew(self, **_):
+        return islice(cascade(self.model), 1, None)
+
+    wrapper = quantus.helpers.model.pytorch_model.PyTorchModel
+    monkeypatch.setattr(wrapper, "get_random_layer_generator", parts_drawn_anew)
+    test = quantus.MPRT(abs=False, normalise=False, disable_warnings=True)
+    theirs = test(
+        clip.visual,
+        images.numpy(),
+        np.zeros(2, int),
+        a_batch=explain(clip.visual, images),
+        explain_func=explain,
+        device="cpu",
+    )
+    ours = randomisation(lambda visual: maps_of(visual, images), clip)
+    assert list(theirs)[1:] == list(ours)[1:]
+    for one, other in zip(theirs.values(), ours.values(), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-9)
 
 
 # Baselines and the parts of last grad
