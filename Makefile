@@ -75,7 +75,7 @@ bench: $(VENV)/legrad ## speed and memory of every method, into results/benchmar
 
 report: $(VENV)/.dev ## set CLIP_Explainability.pdf and README's numbers from results/
 	$(BIN)/python report/build.py
-	$(BIN)/python report/glance.py
+	$(BIN)/python report/readme.py
 
 thumbnails: $(VENV)/.run ## draw the thumbnails of the table of methods
 	$(BIN)/python code/thumbnails.py

@@ -1,6 +1,7 @@
 """The benchmarks run, and what they race computes the same."""
 
 import csv
+import json
 import sys
 from pathlib import Path
 
@@ -10,8 +11,10 @@ import torch
 sys.path.append(str(Path(__file__).parent.parent / "benchmarks"))
 
 import growth
+import plot
 import rivals
 import throughput
+from worker import Worker
 
 from conftest import noise
 from saliency import normalise_maps, relevance_maps
@@ -38,6 +41,28 @@ def test_captum_computes_the_same_maps():
     theirs = normalise_maps(rivals.captum(visual, images, targets, "GradCAM"))
     ours = normalise_maps(relevance_maps(visual, images, targets, "GradCAM"))
     torch.testing.assert_close(theirs, ours, atol=1e-4, rtol=0)
+
+
+def test_a_worker_runs_grad_cam_and_tells_how_much_memory_it_took():
+    with Worker("grad_cam_worker.py", json.dumps([8, 64, [1, 1, 1, 1], 8]), "1") as worker:
+        first = worker.run("GradCAM", 1)
+        assert 0 <= first <= worker.run("LayerCAM", 64)
+        with pytest.raises(SystemExit, match="grad_cam_worker"):
+            worker.run("NoSuchCAM", 1)
+
+
+def test_what_is_timed_in_part_is_scaled():
+    calls = dict.fromkeys(("forward", "ours", "theirs"), lambda: sum(range(10_000)))
+    ours, theirs = rivals.race(("RN50", 1, 9), calls, {"theirs": 1000}, 0)
+    assert ours.speed_up == 1
+    assert theirs.speed_up > 100
+    assert (ours.scaled, theirs.scaled) == (False, True)
+
+
+@pytest.mark.parametrize("name", plot.DRAWN)
+def test_figures_are_drawn_from_the_tables(name, tmp_path):
+    plot.DRAWN[name](plot.read(name)).savefig(tmp_path / "figure.png")
+    assert (tmp_path / "figure.png").stat().st_size > 10_000
 
 
 def test_growth_compares_exponents(tmp_path, monkeypatch, capsys):

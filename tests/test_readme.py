@@ -30,7 +30,20 @@ def test_every_make_target_that_is_named_is_there():
     assert [target for target in named if f"\n{target}:" not in makefile] == []
 
 
-def test_the_results_at_a_glance_are_those_of_the_tables():
-    import glance
+@pytest.mark.parametrize("name", ["glance", "speed"])
+def test_measured_parts_are_those_of_the_tables(name):
+    import readme
 
-    assert glance.section() in (ROOT / "README.md").read_text(encoding="utf-8")
+    start, end = readme.marks(name)
+    made = f"{start}\n{readme.SECTIONS[name]()}\n{end}"
+    assert made in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_every_make_target_has_one_recipe():
+    text = (ROOT / "Makefile").read_text()
+    phony = re.search(r"\.PHONY: ((?:.*\\\n)*.*)\n", text).group(1).replace("\\\n", " ").split()
+    recipes = re.findall(r"(?m)^([a-z-]+):", text)
+    assert sorted(phony) == sorted(recipes)
+    called = re.findall(r"(?m)^make ([a-z-]+)", (ROOT / ".ci" / "run").read_text())
+    assert called
+    assert set(called) <= set(recipes)

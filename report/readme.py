@@ -1,0 +1,166 @@
+"""Write README's measured parts from results/: each between its two marks, and nothing else."""
+
+import csv
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+SHOWN = {
+    "ViT-emoji": ("last grad", "all grads", "gradcam", "attention", "edges", "centre"),
+    "RN-emoji": ("GradCAM", "LayerCAM", "AblationCAM", "XGradCAM", "edges", "centre"),
+}
+
+
+def read(path: str) -> list[dict]:
+    with (ROOT / "results" / path).open(encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def where(rows: list[dict], **wanted) -> list[dict]:
+    """The rows with these values."""
+    return [row for row in rows if all(row[key] == str(value) for key, value in wanted.items())]
+
+
+def markdown(*lines: tuple) -> str:
+    """A table; the first line is its head."""
+    head, *rows = [f"| {' | '.join(map(str, line))} |" for line in lines]
+    return "\n".join([head, "|" + "---|" * len(lines[0]), *rows])
+
+
+def with_interval(row: dict) -> str:
+    return f"{float(row['mean']):.3f} [{float(row['low']):.3f}, {float(row['high']):.3f}]"
+
+
+def figure(value: str) -> str:
+    """Three digits, or more before the point."""
+    number = float(value)
+    if number >= 10:
+        return f"{number:,.0f}" if number >= 100 else f"{number:.1f}"
+    return f"{number:.2f}"
+
+
+def glance() -> str:
+    """How well methods find objects, and what they cost."""
+    localisation = read("evaluation/localisation.csv")
+    faithfulness = read("evaluation/faithfulness.csv")
+    costs = {(row["model"], row["method"]): row["forwards"] for row in read("evaluation/cost.csv")}
+    lines = [("model", "method", "pointing", "energy", "insertion", "forwards")]
+    for model, methods in SHOWN.items():
+        for method in methods:
+            about = {"model": model, "method": method}
+            pointing, energy = (
+                where(localisation, objects="all", measure=measure, **about)[0]
+                for measure in ("pointing", "energy")
+            )
+            (insertion,) = where(faithfulness, measure="insertion, similarity, blur", **about)
+            baseline = pointing["kind"] == "baseline"
+            name = f"*{method}*" if baseline else f"`{method}`"
+            cost = "" if baseline else figure(costs[model, method])
+            found = [with_interval(row) for row in (pointing, energy, insertion)]
+            lines.append((model, name, *found, cost))
+    first = localisation[0]
+    return f"""{markdown(*lines)}
+
+![Pointing, energy, IoU and average precision of all methods](results/evaluation/localisation.png)
+
+On {first["pictures"]} scenes of one to four objects in a style that neither model has seen (chance
+of pointing: {float(first["chance"]):.3f}); insertion on scenes of two. In brackets 95 % bootstrap
+intervals; baselines in italics; time for all targets of a picture in forward passes. Measured by
+`make evaluate`; the [report](CLIP_Explainability.pdf) says what it means."""
+
+
+def speed() -> str:
+    """Time and memory beside a forward pass, what there was, and other libraries."""
+    rows = read("benchmarks/speed.csv")
+    rivals = read("benchmarks/rivals.csv")
+    vit = [("8 images", "method", "K", "forwards", "faster than the original", "peak memory, MiB")]
+    for model in ("ViT-B/32", "ViT-B/16"):
+        for method in ("last grad", "gradcam", "all grads"):
+            for row in where(rows, model=model, batch=8, method=method):
+                times = f"{figure(row['speed_up'])}x"
+                peak = figure(row["peak_mib"])
+                cells = (row["targets"], figure(row["forwards"]), times, peak)
+                vit.append((model, f"`{method}`", *cells))
+    resnet = [("RN50", "images", "K = 1", "K = 9", "faster than grad-cam, K = 9", "peak, MiB")]
+    for method in dict.fromkeys(row["method"] for row in where(rows, model="RN50", targets=1)):
+        batch = max(int(row["batch"]) for row in where(rows, model="RN50", method=method))
+        some = where(rows, model="RN50", method=method, batch=batch)
+        one, many = some[0], some[-1]
+        last = ("", "")
+        if many["targets"] == "9":
+            last = (figure(many["forwards"]), f"{figure(many['speed_up'])}x")
+        peak = "" if one["peak_mib"] == "nan" else figure(some[-1]["peak_mib"])
+        resnet.append((f"`{method}`", batch, figure(one["forwards"]), *last, peak))
+    others = [("K = 9", "library", "images", "forwards", "ours is faster", "peak, MiB (ours)")]
+    for model, batch, ours, names in (
+        ("ViT-B/16", 1, "last grad", ("LeGrad",)),
+        ("RN50", 8, "GradCAM", ("grad-cam GradCAM", "torchcam GradCAM", "captum GradCAM")),
+    ):
+        for row in where(rivals, model=model, batch=batch, targets=9):
+            if row["method"] in names:
+                (mine,) = where(rivals, model=model, batch=batch, targets=9, method=ours)
+                peaks = f"{figure(row['peak_mib'])} ({figure(mine['peak_mib'])})"
+                cells = (batch, figure(row["forwards"]), f"{figure(row['speed_up'])}x", peaks)
+                others.append((f"{model}, `{ours}`", row["method"], *cells))
+    rates = " and ".join(
+        f"{float(row['images a second']):.0f} ({row['model']})"
+        for row in read("benchmarks/throughput.csv")
+    )
+    here = rows[0]
+    torch, threads, machine = here["torch"], here["threads"], here["machine"]
+    forward, pair = (
+        [where(rows, model=m, method=name)[-1] for m in ("ViT-B/32", "ViT-B/16")]
+        for name in ("forward", "original, one pair")
+    )
+    peaks = [f"{figure(a['peak_mib'])} and {figure(b['peak_mib'])}" for a, b in (forward, pair)]
+    return f"""`make bench` with torch {torch}, float32, on {threads} threads of "{machine}";
+random weights of the official shapes. A forward is one fused inference pass of the same images;
+*original* is the original project's algorithm, a forward and a full backward pass for every pair of
+image and target.
+
+{markdown(*vit)}
+
+A forward takes {peaks[0]} MiB (ViT-B/32 and ViT-B/16); the original, for one pair, {peaks[1]}.
+
+CAMs of RN50, in forwards, against PyPI's grad-cam, which takes one target at a time (`GScoreCAM`
+costs as much for every target):
+
+{markdown(*resnet)}
+
+Other libraries in one run with ours; LeGrad is another method for the same purpose:
+
+{markdown(*others)}
+
+![How time grows with tokens, blocks, targets and images](results/benchmarks/growth.png)
+
+*Exponents of growth, measured and, in brackets, expected from the arithmetic.*
+
+A folder of 1,000 images with nine prompts each, from reading files to writing maps, goes at
+{rates} images a second."""
+
+
+SECTIONS = {"glance": glance, "speed": speed}
+
+
+def marks(name: str) -> tuple[str, str]:
+    return f"<!-- {name}: made by `make report` -->", f"<!-- end of {name} -->"
+
+
+def main() -> None:
+    path = ROOT / "README.md"
+    text = path.read_text(encoding="utf-8")
+    for name, section in SECTIONS.items():
+        start, end = marks(name)
+        part = re.compile(re.escape(start) + ".*?" + re.escape(end), re.DOTALL)
+        made = f"{start}\n{section()}\n{end}"
+        text, count = part.subn(lambda _, made=made: made, text)
+        if count != 1:
+            raise SystemExit(
+                f"README.md must have the marks of {name!r} once; it has them {count} times"
+            )
+    path.write_text(text, encoding="utf-8")
+    print(f"wrote {path}")
+
+
+if __name__ == "__main__":
+    main()
