@@ -1,6 +1,6 @@
 """The figures of an evaluation, from its tables."""
 
-from itertools import product
+from itertools import cycle, product
 from pathlib import Path
 
 import numpy as np
@@ -178,69 +178,61 @@ def draw_last_grad(rows: Rows, against: Rows) -> Figure:
     """What makes the map of `last grad`, by block and by head; and what it gains on others."""
     name = models(rows)[0]
     mine, against = chosen(rows, model=name), chosen(against, model=name, measure="pointing")
-    figure = Figure(figsize=(12, 6.4), layout="constrained")
-    (share, pointing, sizes), (heads, agrees, gains) = figure.subplots(2, 3)
     blocks = [row["part"] for row in chosen(mine, measure="agreement", objects="all")]
-    ticks = [part.split()[-1] for part in blocks]
 
     def by_block(measure: str, prefix: str = "", objects: str = "all") -> Rows:
-        return [
-            row
-            for block in blocks
-            for row in chosen(mine, part=prefix + block, measure=measure, objects=objects)
-        ]
+        parts = [prefix + block for block in blocks]
+        return [chosen(mine, part=p, measure=measure, objects=objects)[0] for p in parts]
 
-    lines(share, {"share of the map": by_block("share")}, ticks)
-    lines(
-        pointing,
-        {
-            "the block alone": by_block("pointing"),
-            "from the block on": by_block("pointing", "from "),
-        },
-        ticks,
-    )
-    found = [size for size in SIZES if chosen(mine, objects=size)]
-    lines(
-        sizes,
-        {
-            f"{size} objects, from the block on": by_block("pointing", "from ", size)
-            for size in found
-        },
-        ticks,
-    )
-    lines(agrees, {"cosine with the last gradient": by_block("agreement")}, ticks)
-    for block, colour in zip(blocks, COLOURS * len(blocks), strict=False):
-        parts = [
-            row["part"]
-            for row in chosen(mine, measure="share", objects="all")
-            if row["part"].startswith(f"{block}, head")
-        ]
+    sizes = [size for size in SIZES if chosen(mine, objects=size)]
+    figure = Figure(figsize=(12, 6.4), layout="constrained")
+    axes = figure.subplots(2, 3)
+    for axis, label, series in (
+        (axes[0, 0], "share", {"share of the map": by_block("share")}),
+        (
+            axes[0, 1],
+            "pointing",
+            {"the block alone": by_block("pointing"), "from it on": by_block("pointing", "from ")},
+        ),
+        (
+            axes[0, 2],
+            "pointing",
+            {f"{size}, from the block on": by_block("pointing", "from ", size) for size in sizes},
+        ),
+        (axes[1, 1], "cosine with the last gradient", {"own gradient": by_block("agreement")}),
+    ):
+        lines(axis, series, [block.split()[-1] for block in blocks])
+        axis.set(xlabel="block", ylabel=label, ylim=(min(0, axis.get_ylim()[0]), None))
+    heads_of(axes[1, 0], mine, blocks)
+    gains_of(axes[1, 2], against)
+    for axis in axes.flat:
+        axis.legend(frameon=False, fontsize=7)
+    axes[0, 0].set_title(f"{name}, last grad", loc="left")
+    return figure
+
+
+def heads_of(axis, rows: Rows, blocks: list[str]) -> None:
+    """A point a head: its share of the map, and how well it points alone."""
+    rows = chosen(rows, objects="all")
+    for block, colour in zip(blocks, cycle(COLOURS), strict=False):
+        found = [row for row in rows if row["part"].startswith(f"{block}, head")]
         x, y = (
-            [chosen(mine, part=p, measure=measure, objects="all")[0]["mean"] for p in parts]
+            [row["mean"] for row in found if row["measure"] == measure]
             for measure in ("share", "pointing")
         )
-        heads.plot(x, y, "o", color=colour, label=block)
-    rivals = dict.fromkeys(row["against"] for row in against)
-    lines(
-        gains,
-        {f"over {one}": chosen(against, against=one) for one in rivals},
-        [row["objects"] for row in chosen(against, against=next(iter(rivals)))],
-    )
-    gains.axhline(0, color="black", linewidth=0.5)
-    gains.tick_params(axis="x", rotation=45)
-    heads.spines[["top", "right"]].set_visible(False)
-    for axis in (share, pointing, sizes, agrees):
-        axis.set(xlabel="block", ylim=(min(0, axis.get_ylim()[0]), None))
-    share.set_ylabel("share")
-    pointing.set_ylabel("pointing")
-    sizes.set_ylabel("pointing")
-    agrees.set_ylabel("agreement of gradients")
-    heads.set(xlabel="share of the map, a point a head", ylabel="pointing of the head alone")
-    gains.set_ylabel("gain in pointing of last grad")
-    for axis in (share, pointing, sizes, heads, agrees, gains):
-        axis.legend(frameon=False, fontsize=7)
-    share.set_title(f"{name}, last grad", loc="left")
-    return figure
+        axis.plot(x, y, "o", color=colour, label=block)
+    axis.set(xlabel="share of the map, a point a head", ylabel="pointing of the head alone")
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+def gains_of(axis, rows: Rows) -> None:
+    """How much better `last grad` points than each rival, by number and size of objects."""
+    rivals = dict.fromkeys(row["against"] for row in rows)
+    groups = list(dict.fromkeys(row["objects"] for row in rows))
+    lines(axis, {f"over {name}": chosen(rows, against=name) for name in rivals}, groups)
+    axis.axhline(0, color="black", linewidth=0.5)
+    axis.tick_params(axis="x", rotation=45)
+    axis.set_ylabel("gain in pointing of last grad")
 
 
 def draw_all(tables: dict[str, Rows], folder: Path) -> None:
