@@ -20,7 +20,7 @@ ResNets are in `speed_resnet.py`: every CAM, against PyPI's grad-cam.
 Two things are measured in part and scaled. The original handles one pair of image and target at a
 time, so its cost is exactly linear in pairs: each round times a single pair. And `all grads`, whose
 cost is linear in pairs but for one forward pass, runs on as many of the images as `--pairs` allows
-(one at least), with all targets; time and memory are then scaled to all images, and marked with ~.
+(one at least), with all targets; its time is then scaled to all images, and marked with ~.
 
 Memory is the peak of one call beyond what model and inputs hold: on CPU by how much the call raises
 the high-water mark of resident memory in a fresh process, on CUDA what PyTorch's allocator counts.
@@ -32,7 +32,7 @@ import math
 import statistics
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -208,7 +208,7 @@ def time_method(
         forwards_low=low,
         forwards_high=high,
         speed_up=statistics.median(gains),
-        peak_mib=case.scale * memory(case, settings),
+        peak_mib=memory(replace(case, run=case.batch), settings),
         rounds=len(rounds),
         scaled=case.scale != 1,
     )
@@ -296,7 +296,7 @@ def show_header(settings: Settings, difference: float) -> None:
     print("         image and target; one pair is timed in each round and multiplied by the number")
     print("         of pairs (it is a loop: its cost is linear in them)")
     print("MiB      peak memory of one call, beyond model and inputs")
-    print(f"~        run on part of the images (at most {settings.pairs} pairs), scaled to all\n")
+    print(f"~        timed on part of the images (at most {settings.pairs} pairs), scaled to all\n")
     print(
         f"{'model':<15}{'batch':>5}{'K':>4}  {'method':<19}{'ms':>13}{'forwards':>10}{'':>18}"
         f"{'speed-up':>12}{'MiB':>11}{'rounds':>7}"

@@ -118,7 +118,7 @@ def show(row: Row) -> None:
         cell(row.forwards, mark + "{:.2f}", 10),
         f"{'' if math.isnan(row.forwards_low) else spread:>18}",
         cell(row.speed_up, mark + "{:,.1f}x", 12),
-        cell(row.peak_mib, mark + "{:,.0f}", 11),
+        cell(row.peak_mib, "{:,.0f}", 11),
         f"{row.rounds or '':>7}",
     ]
     print("".join(cells), flush=True)

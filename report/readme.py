@@ -42,9 +42,9 @@ def figure(value: str) -> str:
 def glance() -> str:
     """How well methods find objects, and what they cost."""
     localisation = read("evaluation/localisation.csv")
-    faithfulness = read("evaluation/faithfulness.csv")
+    gains = read("evaluation/against_baselines.csv")
     costs = {(row["model"], row["method"]): row["forwards"] for row in read("evaluation/cost.csv")}
-    lines = [("model", "method", "pointing", "energy", "insertion", "forwards")]
+    lines = [("model", "method", "pointing", "energy", "insertion, gain", "forwards")]
     for model, methods in SHOWN.items():
         for method in methods:
             about = {"model": model, "method": method}
@@ -52,20 +52,21 @@ def glance() -> str:
                 where(localisation, objects="all", measure=measure, **about)[0]
                 for measure in ("pointing", "energy")
             )
-            (insertion,) = where(faithfulness, measure="insertion, similarity, blur", **about)
-            baseline = pointing["kind"] == "baseline"
-            name = f"*{method}*" if baseline else f"`{method}`"
-            cost = "" if baseline else figure(costs[model, method])
-            found = [with_interval(row) for row in (pointing, energy, insertion)]
-            lines.append((model, name, *found, cost))
+            insertion = where(gains, measure="insertion, similarity, blur", **about)
+            found = [with_interval(row) for row in (pointing, energy, *insertion)]
+            if insertion:
+                lines.append((model, f"`{method}`", *found, figure(costs[model, method])))
+            else:
+                lines.append((model, f"*{method}*", *found, "", ""))
     first = localisation[0]
     return f"""{markdown(*lines)}
 
 ![Pointing, energy, IoU and average precision of all methods](results/evaluation/localisation.png)
 
 On {first["pictures"]} scenes of one to four objects in a style that neither model has seen (chance
-of pointing: {float(first["chance"]):.3f}); insertion on scenes of two. In brackets 95 % bootstrap
-intervals; baselines in italics; time for all targets of a picture in forward passes. Measured by
+of pointing: {float(first["chance"]):.3f}); insertion on scenes of two, as the gain over the best
+baseline on the same scenes. In brackets 95 % bootstrap intervals; baselines in italics; time for all
+targets of a picture in forward passes. Measured by
 `make evaluate`; the [report](CLIP_Explainability.pdf) says what it means."""
 
 
