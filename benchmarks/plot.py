@@ -80,9 +80,9 @@ def draw_growth(rows: list[dict]) -> Figure:
 
 def draw_rivals(rows: list[dict]) -> Figure:
     """Time and peak memory of ours and of other libraries, nine targets; ours in colour."""
-    cases = (("ViT-B/16", "1"), ("RN50", "1"), ("RN50", "8"))
-    found = [where(rows, model=model, batch=batch, targets="9") for model, batch in cases]
-    found = [(case, some) for case, some in zip(cases, found, strict=True) if some]
+    cases = (("ViT-B/16", "1"), ("RN50", "8"))
+    found = [(case, where(rows, model=case[0], batch=case[1], targets="9")) for case in cases]
+    found = [(case, some) for case, some in found if some]
     figure = Figure(figsize=(9, 0.6 + 0.22 * sum(len(some) for _, some in found)))
     figure.set_layout_engine("constrained")
     heights = [len(some) for _, some in found]

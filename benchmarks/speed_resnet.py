@@ -2,8 +2,8 @@
 
 grad-cam runs in a process of its own (its import name is that of our package) and takes turns with
 ours, so that both see the same machine; it takes one target at a time, so its cost is exactly
-linear in targets, and one is timed. What takes a forward pass a channel is timed once, with one
-image: ScoreCAM, and grad-cam's ScoreCAM and AblationCAM, whose figures for more images are scaled.
+linear in targets, and one is timed. What runs something for every channel is timed with one image
+(ScoreCAM, and grad-cam's ScoreCAM and AblationCAM, once), all else with several.
 """
 
 import functools
@@ -51,16 +51,17 @@ def resnet_rows(model: str, batch: int, methods: list[str], settings) -> list[Ro
     images = torch.randn(batch, 3, 224, 224, device=settings.device, dtype=settings.dtype)
     forward = functools.partial(torch.inference_mode()(visual), images)
     passes, rows = [], []
+    one_by_one = (*LOOKS_THROUGH, *PER_CHANNEL)
+    methods = [method for method in methods if (batch == 1) == (method in one_by_one)]
+    if not methods:
+        return []
     with Worker("grad_cam_worker.py", json.dumps(SHAPES[model]), str(settings.threads)) as grad_cam:
         for method in methods:
-            if batch > 1 and method in (*LOOKS_THROUGH, *PER_CHANNEL):
-                continue  # linear in images, and long
             theirs = math.nan
             if method in PER_CHANNEL:
-                theirs = batch * seconds_of(functools.partial(grad_cam.run, method, 1), "cpu")
-            for count in (
-                TARGETS[:1] if method == "GScoreCAM" else TARGETS
-            ):  # it is linear in targets
+                theirs = seconds_of(functools.partial(grad_cam.run, method, 1), "cpu")
+            # GScoreCAM is linear in targets.
+            for count in TARGETS[:1] if method == "GScoreCAM" else TARGETS:
                 targets = torch.randn(count, visual.output_dim, device=settings.device)
                 calls: list[Callable[[], object]] = [
                     forward,

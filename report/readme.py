@@ -65,8 +65,8 @@ def glance() -> str:
 
 On {first["pictures"]} scenes of one to four objects in a style that neither model has seen (chance
 of pointing: {float(first["chance"]):.3f}); insertion on scenes of two, as the gain over the best
-baseline on the same scenes. In brackets 95 % bootstrap intervals; baselines in italics; time for all
-targets of a picture in forward passes. Measured by
+baseline on the same scenes. In brackets 95 % bootstrap intervals; baselines in italics; time for
+all targets of a picture in forward passes. Measured by
 `make evaluate`; the [report](CLIP_Explainability.pdf) says what it means."""
 
 
