@@ -29,12 +29,13 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "code"))
 
 import speed
-from speed_resnet import SHAPES, SMALL, TARGETS, build
+from speed_resnet import SHAPES, SMALL, build
 from table import Call, Row, machine, peak_mib, quartiles, save, show, take_turns
 from worker import Worker
 
 from saliency import relevance_maps
 
+TARGETS = (9,)
 # Its GradCAM++ does another job: of the cosine, where ours is of the logit.
 TORCHCAM = ("GradCAM", "XGradCAM", "LayerCAM")
 

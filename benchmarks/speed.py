@@ -1,6 +1,6 @@
 """Time and memory of saliency, against one forward pass and against what there was before.
 
-    python benchmarks/speed.py                            every case, some minutes on two cores
+    python benchmarks/speed.py                            every case, under half an hour
     python benchmarks/speed.py --batches 8 --seconds 30   steadier figures
 
 Networks have the official shapes and random weights, which cost what trained ones cost. For each
@@ -71,7 +71,7 @@ AIMS = (
     Aim("all grads", 1, "forwards", 2.5),
     Aim("GradCAM", 9, "forwards", 1.2),
     Aim("AblationCAM", 1, "speed_up", 20, batch=1),
-    Aim("ScoreCAM", 1, "forwards", 2048, batch=1),
+    Aim("ScoreCAM", 9, "forwards", 2048, batch=1),
 )
 
 
@@ -311,7 +311,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     networks = ["ViT-B/32", "ViT-B/16", "RN50"]
     known = [*SHAPES, *RESNETS]
     parser.add_argument("--models", nargs="+", choices=known, default=networks, metavar="MODEL")
-    parser.add_argument("--batches", nargs="+", type=int, default=[1, 8], metavar="IMAGES")
+    parser.add_argument("--batches", nargs="+", type=int, default=[8], metavar="IMAGES")
     parser.add_argument("--targets", nargs="+", type=int, default=[1, 9, 64], metavar="K")
     every = [*METHODS, *CAMS]
     parser.add_argument("--methods", nargs="+", choices=every, default=every, metavar="METHOD")

@@ -22,6 +22,8 @@ from saliency import relevance_maps
 # embed_dim, image_resolution, vision_layers, vision_width
 SHAPES = {"RN50": (1024, 224, (3, 4, 6, 3), 64), "RN101": (512, 224, (3, 4, 23, 3), 64)}
 TARGETS = (1, 9)
+# It is linear in targets; or costs the same for one as for nine.
+FEWER_TARGETS = {"GScoreCAM": (1,), "ScoreCAM": (9,)}
 LOOKS_THROUGH = ("ScoreCAM", "GScoreCAM")  # ours: a forward pass of the whole network a channel
 PER_CHANNEL = ("ScoreCAM", "AblationCAM")  # grad-cam's: the same
 SMALL = (32, 64, (1, 1, 1, 1), 8)  # to warm up
@@ -46,22 +48,24 @@ def prepare(model: str, method: str, batch: int, count: int, device: str, dtype:
 
 
 def resnet_rows(model: str, batch: int, methods: list[str], settings) -> list[Row]:
-    """All rows of a model and a batch size, printed as they come."""
+    """All rows of a model and a batch size, printed as they come; channel by channel, one image."""
+    one_by_one = [method for method in methods if method in (*LOOKS_THROUGH, *PER_CHANNEL)]
+    others = [method for method in methods if method not in one_by_one]
+    rows = cam_rows(model, batch, others, settings) if others else []
+    return rows + (cam_rows(model, 1, one_by_one, settings) if one_by_one else [])
+
+
+def cam_rows(model: str, batch: int, methods: list[str], settings) -> list[Row]:
     visual = build(SHAPES[model]).to(settings.device, settings.dtype)
     images = torch.randn(batch, 3, 224, 224, device=settings.device, dtype=settings.dtype)
     forward = functools.partial(torch.inference_mode()(visual), images)
     passes, rows = [], []
-    one_by_one = (*LOOKS_THROUGH, *PER_CHANNEL)
-    methods = [method for method in methods if (batch == 1) == (method in one_by_one)]
-    if not methods:
-        return []
     with Worker("grad_cam_worker.py", json.dumps(SHAPES[model]), str(settings.threads)) as grad_cam:
         for method in methods:
             theirs = math.nan
             if method in PER_CHANNEL:
                 theirs = seconds_of(functools.partial(grad_cam.run, method, 1), "cpu")
-            # GScoreCAM is linear in targets.
-            for count in TARGETS[:1] if method == "GScoreCAM" else TARGETS:
+            for count in FEWER_TARGETS.get(method, TARGETS):
                 targets = torch.randn(count, visual.output_dim, device=settings.device)
                 calls: list[Callable[[], object]] = [
                     forward,

@@ -32,7 +32,9 @@ def with_interval(row: dict) -> str:
 
 
 def figure(value: str) -> str:
-    """Three digits, or more before the point."""
+    """Three digits, or more before the point; nothing where nothing was measured."""
+    if value == "nan":
+        return ""
     number = float(value)
     if number >= 10:
         return f"{number:,.0f}" if number >= 100 else f"{number:.1f}"
@@ -83,15 +85,15 @@ def speed() -> str:
                 cells = (row["targets"], figure(row["forwards"]), times, peak)
                 vit.append((model, f"`{method}`", *cells))
     resnet = [("RN50", "images", "K = 1", "K = 9", "faster than grad-cam, K = 9", "peak, MiB")]
-    for method in dict.fromkeys(row["method"] for row in where(rows, model="RN50", targets=1)):
+    cams = [row["method"] for row in where(rows, model="RN50") if row["targets"] != "0"]
+    for method in dict.fromkeys(cams):
         batch = max(int(row["batch"]) for row in where(rows, model="RN50", method=method))
-        some = where(rows, model="RN50", method=method, batch=batch)
-        one, many = some[0], some[-1]
-        last = ("", "")
-        if many["targets"] == "9":
-            last = (figure(many["forwards"]), f"{figure(many['speed_up'])}x")
-        peak = "" if one["peak_mib"] == "nan" else figure(some[-1]["peak_mib"])
-        resnet.append((f"`{method}`", batch, figure(one["forwards"]), *last, peak))
+        found = where(rows, model="RN50", method=method, batch=batch)
+        costs = {row["targets"]: figure(row["forwards"]) for row in found}
+        last = found[-1]
+        times = f"{figure(last['speed_up'])}x" if last["targets"] == "9" else ""
+        cells = (costs.get("1", ""), costs.get("9", ""), times, figure(last["peak_mib"]))
+        resnet.append((f"`{method}`", batch, *cells))
     others = [("K = 9", "library", "images", "forwards", "ours is faster", "peak, MiB (ours)")]
     for model, batch, ours, names in (
         ("ViT-B/16", 1, "last grad", ("LeGrad",)),
