@@ -5,13 +5,14 @@ import sys
 from pathlib import Path
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullLocator
+from matplotlib.ticker import LogLocator, NullFormatter, NullLocator
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "code"))
 
 from figures import COLOURS  # noqa: E402
 
+OTHERS = ("LeGrad", "grad-cam", "torchcam", "captum")
 FOLDER = ROOT / "results" / "benchmarks"
 
 
@@ -78,6 +79,11 @@ def draw_growth(rows: list[dict]) -> Figure:
     return figure
 
 
+def figure_of(value: float) -> str:
+    """Three digits, or more before the point."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
 def draw_rivals(rows: list[dict]) -> Figure:
     """Time and peak memory of ours and of other libraries, nine targets; ours in colour."""
     cases = (("ViT-B/16", "1"), ("RN50", "8"))
@@ -89,13 +95,14 @@ def draw_rivals(rows: list[dict]) -> Figure:
     axes = figure.subplots(len(found), 2, squeeze=False, height_ratios=heights)
     for line, ((model, batch), some) in zip(axes, found, strict=True):
         names = [row["method"] for row in some][::-1]
-        colours = [COLOURS[0] if row["speed_up"] == "1.0" else "#999999" for row in some][::-1]
+        colours = ["#999999" if name.startswith(OTHERS) else COLOURS[0] for name in names]
         for axis, measure in zip(line, ("forwards", "peak_mib"), strict=True):
             values = [float(row[measure]) for row in some][::-1]
             bars = axis.barh(names, values, color=colours)
-            axis.bar_label(bars, [f" {value:,.3g}" for value in values], fontsize=7)
+            axis.bar_label(bars, [f" {figure_of(value)}" for value in values], fontsize=7)
             axis.set_xscale("log")
             axis.margins(x=0.15)
+            axis.xaxis.set_minor_formatter(NullFormatter())
             axis.tick_params(labelsize=7)
             axis.spines[["top", "right"]].set_visible(False)
         line[1].set_yticklabels([])
