@@ -378,6 +378,12 @@ def test_a_folder_of_pictures_with_masks_is_measured(folder):
         if (row["method"], row["measure"], row["objects"]) == ("last grad", "pointing", "all")
     )
     assert float(pointing["mean"]) >= 0.5
+    against = rows_of(folder / "out" / "against_baselines.csv")
+    assert {(row["method"], row["baseline"]) for row in against} == {("last grad", "centre")}
+    rivals = {row["against"] for row in rows_of(folder / "out" / "last_grad_against.csv")}
+    assert rivals == {"other heads", "own gradients"}
+    places = {row["lies on"] for row in rows_of(folder / "out" / "signs.csv")}
+    assert places == {"the object", "other objects", "the background"}
 
 
 def test_it_goes_on_where_it_was_stopped(folder, monkeypatch):
