@@ -183,7 +183,7 @@ def shown(rows: list[Row], peaks: dict[str, float]) -> list[Row]:
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Time of our CAMs and of other libraries'")
     parser.add_argument("--batches", nargs="+", type=int, default=[8])
-    parser.add_argument("--seconds", type=float, default=5, help="time for each method")
+    parser.add_argument("--seconds", type=float, default=3, help="time for each method")
     parser.add_argument("--output", type=Path)
     args = parser.parse_args(arguments)
     print(f"on {machine('cpu')}, {torch.get_num_threads()} threads, torch {torch.__version__}")

@@ -315,7 +315,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--targets", nargs="+", type=int, default=[1, 9, 64], metavar="K")
     every = [*METHODS, *CAMS]
     parser.add_argument("--methods", nargs="+", choices=every, default=every, metavar="METHOD")
-    parser.add_argument("--seconds", type=float, default=4, help="time for each line of the table")
+    parser.add_argument("--seconds", type=float, default=3, help="time for each line of the table")
     parser.add_argument(
         "--pairs",
         type=int,
