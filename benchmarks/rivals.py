@@ -29,7 +29,7 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "code"))
 
 import speed
-from speed_resnet import SHAPES, SMALL, build
+from speed_resnet import SHAPES, build, prepare
 from table import Call, Row, machine, peak_mib, quartiles, save, show, take_turns
 from worker import Worker
 
@@ -81,18 +81,6 @@ def captum(visual: nn.Module, images: Tensor, targets: Tensor, method: str) -> T
 LIBRARIES = {"": relevance_maps, "torchcam": torchcam, "captum": captum}
 
 
-def prepare(library: str, method: str, batch: int, count: int) -> Call:
-    """The call to measure memory of, on a network of its own, warmed up on a small one."""
-    calls = []
-    for shape, images, targets in ((SMALL, 1, 1), (SHAPES["RN50"], batch, count)):
-        visual = build(shape)
-        side = visual.input_resolution
-        inputs = torch.randn(images, 3, side, side), torch.randn(targets, visual.output_dim)
-        calls.append(functools.partial(LIBRARIES[library], visual, *inputs, method))
-    calls[0]()
-    return calls[1]
-
-
 def race(
     about: tuple[str, int, int], calls: dict[str, Call], scale: dict[str, int], seconds: float
 ) -> list[Row]:
@@ -125,8 +113,8 @@ def race(
 
 
 def resnet_rows(batch: int, seconds: float) -> list[Row]:
-    threads, shape = torch.get_num_threads(), SHAPES["RN50"]
-    visual = build(shape)
+    threads, network = torch.get_num_threads(), SHAPES["RN50"]
+    visual = build(network)
     images = torch.randn(batch, 3, 224, 224)
     forward = functools.partial(torch.inference_mode()(visual), images)
     rows = []
@@ -138,9 +126,10 @@ def resnet_rows(batch: int, seconds: float) -> list[Row]:
                 if library != "captum" or method == "GradCAM":
                     name = f"{library} {method}".strip()
                     calls[name] = functools.partial(explain, visual, images, targets, method)
-                    call = functools.partial(prepare, library, method, batch, count)
+                    shape = "RN50", method, batch, count, "cpu", torch.float32
+                    call = functools.partial(prepare, explain, *shape)
                     peaks[name] = peak_mib(call, "cpu", threads)
-            with Worker("grad_cam_worker.py", json.dumps(shape), str(threads)) as grad_cam:
+            with Worker("grad_cam_worker.py", json.dumps(network), str(threads)) as grad_cam:
                 name = f"grad-cam {method}"
                 calls[name] = functools.partial(grad_cam.run, method, batch)
                 peaks[name] = calls[name]()

@@ -13,7 +13,7 @@ import statistics
 from collections.abc import Callable
 
 import torch
-from table import Row, peak_mib, quartiles, seconds_of, show, take_turns
+from table import Call, Row, peak_mib, quartiles, seconds_of, show, take_turns
 from worker import Worker
 
 from model import CLIP, ModifiedResNet
@@ -34,7 +34,9 @@ def build(shape: tuple) -> ModifiedResNet:
     return CLIP(*shape, None, 1, 1, 64, 1, 1).visual.eval()
 
 
-def prepare(model: str, method: str, batch: int, count: int, device: str, dtype: torch.dtype):
+def prepare(
+    explain: Callable, model: str, method: str, batch: int, count: int, device: str, dtype
+) -> Call:
     """The call to measure memory of, on a network of its own, warmed up on a small one."""
     calls = []
     for shape, images, targets in ((SMALL, 1, 1), (SHAPES[model], batch, count)):
@@ -42,7 +44,7 @@ def prepare(model: str, method: str, batch: int, count: int, device: str, dtype:
         side = visual.input_resolution
         pixels = torch.randn(images, 3, side, side, device=device, dtype=dtype)
         directions = torch.randn(targets, visual.output_dim, device=device)
-        calls.append(functools.partial(relevance_maps, visual, pixels, directions, method))
+        calls.append(functools.partial(explain, visual, pixels, directions, method))
     calls[0]()
     return calls[1]
 
@@ -83,8 +85,8 @@ def cam_rows(model: str, batch: int, methods: list[str], settings) -> list[Row]:
                 low, high = quartiles(ratios)
                 peak = math.nan
                 if settings.memory and not slow:
-                    arguments = model, method, batch, count, settings.device, settings.dtype
-                    call = functools.partial(prepare, *arguments)
+                    shape = model, method, batch, count, settings.device, settings.dtype
+                    call = functools.partial(prepare, relevance_maps, *shape)
                     peak = peak_mib(call, settings.device, settings.threads)
                 row = Row(
                     model,
