@@ -125,8 +125,8 @@ image and target.
 
 A forward takes {peaks[0]} MiB (ViT-B/32 and ViT-B/16); the original, for one pair, {peaks[1]}.
 
-CAMs of RN50, in forwards, against PyPI's grad-cam, which takes one target at a time (`GScoreCAM`
-costs as much for every target):
+CAMs of RN50, in forwards, against PyPI's grad-cam, which takes one target at a time (its
+`AblationCAM` is timed on an eighth of the channels; `GScoreCAM` costs as much for every target):
 
 {markdown(*resnet)}
 
