@@ -10,7 +10,7 @@ from matplotlib.ticker import LogLocator, NullFormatter, NullLocator
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "code"))
 
-from figures import COLOURS  # noqa: E402
+from figures import COLOURS, short  # noqa: E402
 
 OTHERS = ("LeGrad", "grad-cam", "torchcam", "captum")
 FOLDER = ROOT / "results" / "benchmarks"
@@ -79,11 +79,6 @@ def draw_growth(rows: list[dict]) -> Figure:
     return figure
 
 
-def figure_of(value: float) -> str:
-    """Three digits, or more before the point."""
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
-
-
 def draw_rivals(rows: list[dict]) -> Figure:
     """Time and peak memory of ours and of other libraries, nine targets; ours in colour."""
     cases = (("ViT-B/16", "1"), ("RN50", "8"))
@@ -99,7 +94,7 @@ def draw_rivals(rows: list[dict]) -> Figure:
         for axis, measure in zip(line, ("forwards", "peak_mib"), strict=True):
             values = [float(row[measure]) for row in some][::-1]
             bars = axis.barh(names, values, color=colours)
-            axis.bar_label(bars, [f" {figure_of(value)}" for value in values], fontsize=7)
+            axis.bar_label(bars, [f" {short(value)}" for value in values], fontsize=7)
             axis.set_xscale("log")
             axis.margins(x=0.15)
             axis.xaxis.set_minor_formatter(NullFormatter())

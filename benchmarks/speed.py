@@ -1,7 +1,7 @@
 """Time and memory of saliency, against one forward pass and against what there was before.
 
-    python benchmarks/speed.py                            every case, under half an hour
-    python benchmarks/speed.py --batches 8 --seconds 30   steadier figures
+    python benchmarks/speed.py                every case, a quarter of an hour on two cores
+    python benchmarks/speed.py --seconds 30   steadier figures
 
 Networks have the official shapes and random weights, which cost what trained ones cost. For each
 network, number of images, number of targets K and method, the script times one call of

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from textwrap import fill
 
 import numpy as np
@@ -105,7 +106,7 @@ def bars(
     )
     axis = figure.subplots()
     width = 0.8 / len(samples)
-    for place, ((name, series), colour) in enumerate(zip(samples.items(), COLOURS, strict=False)):
+    for place, ((name, series), colour) in enumerate(zip(samples.items(), cycle(COLOURS))):
         found = [
             (groups.index(group), *mean_and_errors(values)) for group, values in series.items()
         ]
@@ -136,7 +137,7 @@ def curves(
     """Means of `samples[name][tick]` as curves with bands of 95 % bootstrap intervals."""
     figure = Figure(figsize=(6.5, 3.4), layout="constrained")
     axis = figure.subplots()
-    for (name, series), colour in zip(samples.items(), COLOURS, strict=False):
+    for (name, series), colour in zip(samples.items(), cycle(COLOURS)):
         means, below, above = np.array([mean_and_errors(values) for values in series]).T
         axis.plot(ticks, means, "o-", color=colour, label=name, markersize=4)
         axis.fill_between(ticks, means - below, means + above, color=colour, alpha=0.2, lw=0)
@@ -154,6 +155,12 @@ def finish(axis, ylabel: str, line: tuple[str, float] | None, title: str) -> Non
     axis.set_title(title, fontsize=TITLE + 1)
     axis.spines[["top", "right"]].set_visible(False)
     axis.legend(fontsize=NOTE, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
+
+
+def short(number: float) -> str:
+    """Three digits, or more before the point; two decimals at most."""
+    places = 0 if number >= 100 else 1 if number >= 10 else 2
+    return f"{number:,.{places}f}"
 
 
 def mean_and_errors(values: np.ndarray) -> tuple[float, float, float]:

@@ -1,17 +1,20 @@
 """Panels of a grid (see `figures.py`): one image explained by one model."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from clip_ import tokenize
 from evaluation.localisation import energy_in_mask, pointing_game
 from explainer import Explainer
 from figures import Panel
 from image_utils import as_picture, normalise_pixels, show_cam_on_image, show_overlapped_cam
-from saliency import block_maps
+from objective import LOGIT_SCALE
+from saliency import block_maps, direction_maps, normalise_maps, resize_maps
 from vit_cam import seen_through
+from words import PUNCTUATION, word_directions
 
 Image = Float[Tensor, "1 3 row column"]
 Targets = Float[Tensor, "target feature"]
@@ -51,11 +54,39 @@ def found(raw_map: Float[Tensor, "row column"], mask: Mask) -> str:
     return f"energy {energy_in_mask(raw_map, mask):.2f}, peak {hit}"
 
 
-def overlap_panel(explainer: Explainer, image: Image, target: Targets, title: str = "") -> Panel:
-    """Positive and negative saliency over one another; see OVERLAP_LEGEND."""
+def sign_panels(explainer: Explainer, image: Image, target: Targets) -> list[Panel]:
+    """Positive saliency, negative saliency, and both over one another; see OVERLAP_LEGEND."""
     positive = explainer.heat(image, target)[0, 0]
     negative = explainer.heat(image, target, negative=True)[0, 0]
-    return Panel(show_overlapped_cam(as_picture(image[0]), negative, positive), title)
+    both = show_overlapped_cam(as_picture(image[0]), negative, positive)
+    return [
+        *heat_panels(explainer, image, target, ["positive"]),
+        *heat_panels(explainer, image, target, ["negative"], negative=True),
+        Panel(both, "overlapped"),
+    ]
+
+
+def word_panels(
+    explainer: Explainer, image: Image, sentence: str, masks: Mapping[str, Mask]
+) -> list[Panel]:
+    """A sentence and each of its words, with the similarity and what a word adds to it.
+
+    masks: of the objects that some words name; the share of the word's map on them is told too.
+    """
+    words = sentence.split()
+    directions = word_directions(explainer.model, tokenize, sentence, ["", *range(len(words))])
+    scores = (LOGIT_SCALE * explainer.pictures(image) @ directions.T)[0].tolist()
+    maps = direction_maps(explainer.visual, image, directions)
+    maps = resize_maps(maps, image.shape[-2:])[0].cpu()
+    picture = as_picture(image[0])
+    panels = []
+    for title, score, one in zip([sentence, *words], scores, maps, strict=True):
+        note = f"{score:+.1f}" if panels else f"{score:.1f}"
+        mask = masks.get(title.strip(PUNCTUATION))
+        if mask is not None:
+            note += f", on it {energy_in_mask(one, mask):.0%}"
+        panels.append(Panel(show_cam_on_image(picture, normalise_maps(one).numpy()), title, note))
+    return panels
 
 
 def block_panels(explainer: Explainer, image: Image, target: Targets, grad: bool) -> list[Panel]:

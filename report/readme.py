@@ -2,9 +2,14 @@
 
 import csv
 import re
+import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "code"))
+
+from figures import short  # noqa: E402
+
 SHOWN = {
     "ViT-emoji": ("last grad", "all grads", "gradcam", "attention", "edges", "centre"),
     "RN-emoji": ("GradCAM", "LayerCAM", "AblationCAM", "XGradCAM", "edges", "centre"),
@@ -32,13 +37,8 @@ def with_interval(row: dict) -> str:
 
 
 def figure(value: str) -> str:
-    """Three digits, or more before the point; nothing where nothing was measured."""
-    if value == "nan":
-        return ""
-    number = float(value)
-    if number >= 10:
-        return f"{number:,.0f}" if number >= 100 else f"{number:.1f}"
-    return f"{number:.2f}"
+    """A number of a table, short; nothing where nothing was measured."""
+    return "" if value == "nan" else short(float(value))
 
 
 def glance() -> str:
@@ -87,13 +87,12 @@ def speed() -> str:
     resnet = [("RN50", "images", "K = 1", "K = 9", "faster than grad-cam, K = 9", "peak, MiB")]
     cams = [row["method"] for row in where(rows, model="RN50") if row["targets"] != "0"]
     for method in dict.fromkeys(cams):
-        batch = max(int(row["batch"]) for row in where(rows, model="RN50", method=method))
-        found = where(rows, model="RN50", method=method, batch=batch)
+        found = where(rows, model="RN50", method=method)
         costs = {row["targets"]: figure(row["forwards"]) for row in found}
         last = found[-1]
         times = f"{figure(last['speed_up'])}x" if last["targets"] == "9" else ""
         cells = (costs.get("1", ""), costs.get("9", ""), times, figure(last["peak_mib"]))
-        resnet.append((f"`{method}`", batch, *cells))
+        resnet.append((f"`{method}`", last["batch"], *cells))
     others = [("K = 9", "library", "images", "forwards", "ours is faster", "peak, MiB (ours)")]
     for model, batch, ours, names in (
         ("ViT-B/16", 1, "last grad", ("LeGrad",)),

@@ -81,11 +81,7 @@ def test_the_state_dict_has_the_official_names_and_shapes(name):
     assert shapes == {key: value.shape for key, value in reference.items()}
 
 
-EMBEDDED = [name for name in checkpoints.available_models() if name in checkpoints.EMBEDDED]
-
-
-@pytest.mark.skipif(not EMBEDDED, reason="no embedded model is installed")
-@pytest.mark.parametrize("name", EMBEDDED)
+@pytest.mark.parametrize("name", checkpoints.EMBEDDED)
 def test_embedded_models_read_224_pixels_and_openais_tokens(name):
     model, _ = load(name, device="cpu")
     assert model.visual.input_resolution == 224

@@ -44,9 +44,10 @@ def test_captum_computes_the_same_maps():
 
 
 def test_a_worker_runs_grad_cam_and_tells_how_much_memory_it_took():
-    with Worker("grad_cam_worker.py", json.dumps([8, 64, [1, 1, 1, 1], 8]), "1") as worker:
+    with Worker("grad_cam_worker.py", json.dumps([8, 64, [1, 1, 1, 1], 8]), "1", "8") as worker:
         first = worker.run("GradCAM", 1)
         assert 0 <= first <= worker.run("LayerCAM", 64)
+        worker.run("AblationCAM", 1)  # of one channel in eight
         with pytest.raises(SystemExit, match="grad_cam_worker"):
             worker.run("NoSuchCAM", 1)
 

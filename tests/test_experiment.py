@@ -18,8 +18,9 @@ from PIL import Image
 
 from evaluation.scene_sets import absent_concepts
 from explainer import Explainer
-from figures import Panel, bars, curves, grid
+from figures import Panel, bars, curves, grid, short
 from image_utils import open_image, read_mask
+from panels import sign_panels, word_panels
 
 PICTURE = np.random.default_rng(0).random((20, 20, 3))
 
@@ -64,6 +65,14 @@ def test_figures_and_tables_are_written_under_names_that_any_system_takes(result
     assert written == {"a_b_ _horse__.png", "numbers.csv", "lab.pdf"}
     with (results / "lab" / "numbers.csv").open() as file:
         assert list(csv.reader(file)) == [["name", "value"], ["x", "0.3333"], ["y", "2"]]
+
+
+def test_what_is_listed_is_what_was_written(results):
+    (results / "lab").mkdir()
+    (results / "lab" / "of another run.png").touch()
+    lab = Experiment("lab")
+    lab.save(grid([[Panel(PICTURE)]]), "figure")
+    assert lab.close().data == "In `results/lab/`: `figure.png`, `lab.pdf`"
 
 
 def test_writing_again_gives_the_same_bytes(results):
@@ -117,6 +126,33 @@ def test_bars_and_curves_show_means_and_intervals():
     assert [bar.get_height() for bar in axis.patches] == [0.75, 0.75]
     (axis,) = curves({"ours": [values, 1 - values]}, [0, 1], "block", "hits").axes
     assert axis.lines[0].get_ydata().tolist() == [0.75, 0.25]
+
+
+def test_more_series_than_colours_are_all_drawn():
+    samples = {str(number): {"text": np.ones(4)} for number in range(9)}
+    assert len(bars(samples, "hits").axes[0].patches) == 9
+    assert len(curves({name: [np.ones(4)] for name in samples}, [0], "", "").axes[0].lines) == 9
+
+
+def test_numbers_are_short():
+    assert [short(value) for value in (0.9891, 10.78, 1587.3)] == ["0.99", "10.8", "1,587"]
+
+
+def test_a_sentence_is_shown_with_what_each_word_adds(vit):
+    image = vit.read(experiment.IMAGES / "horse&sheep.png")
+    everywhere = {"sheep": torch.ones(image.shape[-2:], dtype=torch.bool)}
+    panels = word_panels(vit, image, "a horse and a sheep.", everywhere)
+    assert [panel.title for panel in panels][1:] == ["a", "horse", "and", "a", "sheep."]
+    sentence, shorter = vit.scores(image, vit.texts(["a horse and a sheep.", "a horse and a."]))[0]
+    assert panels[0].note == f"{sentence:.1f}"
+    assert panels[-1].note == f"{sentence - shorter:+.1f}, on it 100%"
+
+
+def test_signs_are_shown_with_what_they_explain(vit):
+    image = vit.read(experiment.IMAGES / "horse&sheep.png")
+    positive, negative, both = sign_panels(vit, image, vit.texts(["a horse"]))
+    assert (positive.title, negative.title, both.title) == ("positive", "negative", "overlapped")
+    assert np.abs(positive.picture - negative.picture).max() > 0.1
 
 
 def test_images_that_are_missing_or_broken_are_named(tmp_path):

@@ -63,6 +63,7 @@ class Experiment:
         self.name = name
         self.folder = Path(os.environ.get("CLIP_RESULTS", CODE.parent / "results")) / name
         self.figures: list[Figure] = []
+        self.written: set[str] = set()
 
     def save(self, figure: Figure, title: str) -> Image:
         """Write a figure as PNG, remember it for the PDF, and show it as a smaller JPEG."""
@@ -87,16 +88,16 @@ class Experiment:
             for figure in self.figures:
                 pages.savefig(figure)
         self._write(f"{self.name}.pdf", buffer.getvalue())
-        files = ", ".join(f"`{path.name}`" for path in sorted(self.folder.iterdir()))
+        files = ", ".join(f"`{name}`" for name in sorted(self.written))
         return Markdown(f"In `results/{self.name}/`: {files}")
 
-    def _write(self, name: str, content: bytes) -> Path:
+    def _write(self, name: str, content: bytes) -> None:
         path = self.folder / re.sub(r'[/\\:*?"<>|]', "_", name)
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_name(path.name + ".unfinished")
         unfinished.write_bytes(content)
         unfinished.replace(path)
-        return path
+        self.written.add(path.name)
 
 
 def drawn(figure: Figure, kind: str) -> bytes:
