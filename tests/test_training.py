@@ -28,7 +28,7 @@ RECIPE = Recipe(
         "transformer_heads": 1,
         "transformer_layers": 1,
     },
-    stages=(Stage(32, 12, 4, objects=2, zoom=1.5, deep=False), Stage(64, 8, 4)),
+    stages=(Stage(32, 12, 4, objects=2, zoom=1.5), Stage(64, 8, 4, deep=True)),
     rates=((0, 0.5), (4, 1.0), (8, 1.0), (20, 0.0)),
 )
 
@@ -111,7 +111,7 @@ def test_the_resnet_is_trained_by_the_features_that_it_gives():
 
 
 def test_a_resnet_trains_from_windows_to_whole_images(tmp_path):
-    stages = (Stage(64, 8, 4, objects=2, deep=False), Stage(128, 4, 4, deep=False))
+    stages = (Stage(64, 8, 4, objects=2), Stage(128, 4, 4))
     recipe = Recipe(model=RESNET, stages=stages, rates=((0, 1.0), (12, 0.0)))
     train(recipe, tmp_path, tmp_path / "tiny.safetensors", "cpu", workers=0)
     model, _ = load(tmp_path / "tiny.safetensors", device="cpu")

@@ -13,6 +13,8 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, UInt8
 
+from embedded.variations import vary
+
 HERE = Path(__file__).parent
 HELD_OUT_STYLE = "twemoji"  # never trained on
 STYLES = (
@@ -138,12 +140,14 @@ def draw_scene(
     count: int | None = None,
     background: str | None = None,
     scale: tuple[float, float] | None = None,
+    varied: bool = False,
 ) -> Scene:
     """Draw the scene that follows from `seed`.
 
     names: the concepts to show, else `count` of them at random, else one to four.
     background: a key of BACKGROUNDS or COLOURS, else at random.
     scale: range of the objects' longer side as a fraction of the image, else by their number.
+    varied: objects in other colours, outlines and surfaces than their style's (`variations.py`).
 
     Raises ValueError for names, styles, counts and scales that there are not.
     """
@@ -162,7 +166,8 @@ def draw_scene(
     for number, (concept, box) in enumerate(zip(chosen, boxes, strict=True), start=1):
         options = drawable(concept, tuple(styles))
         style, glyph = options[rng.integers(len(options))]
-        _paste(rng, canvas, owner, number, sprites(style)[glyph], box, ink=style == INK_STYLE)
+        sprite, ink = sprites(style)[glyph], style == INK_STYLE
+        _paste(rng, canvas, owner, number, sprite, box, ink=ink, varied=varied)
         drawn.append((concept, style, glyph))
     objects = tuple(SceneObject(*d, owner == i) for i, d in enumerate(drawn, start=1))
     return Scene(canvas, objects, ground, _caption(rng, chosen, ground))
@@ -211,7 +216,7 @@ def _overlap(a: tuple[float, float, float], b: tuple[float, float, float]) -> fl
     return max(wide, 0) * max(high, 0) / min(a[2], b[2]) ** 2
 
 
-def _paste(rng, canvas, owner, number, sprite, box, *, ink) -> None:
+def _paste(rng, canvas, owner, number, sprite, box, *, ink, varied) -> None:
     """Blend a sprite into `canvas`, turned, mirrored and tinted a little; mark it in `owner`."""
     size = len(canvas)
     left, top, side = (round(value * size) for value in box)
@@ -223,6 +228,8 @@ def _paste(rng, canvas, owner, number, sprite, box, *, ink) -> None:
     turn[:, 0] *= mirror
     turn[:, 2] = (side - 1) / 2 - turn[:, :2].sum(1) * (cell - 1) / 2
     sprite = cv2.warpAffine(sprite, turn, (side, side), flags=cv2.INTER_LINEAR)
+    if varied:
+        sprite = vary(rng, sprite)
     alpha = sprite[..., 3:].astype(np.float32) / 255
     under = canvas[top : top + side, left : left + side]
     if ink:

@@ -4,9 +4,12 @@ Two contrastive losses, both on image-level labels only (no mask is ever a label
 
 - captions: every image of a batch against every caption (Radford et al., 2021);
 - concepts: every image against a prompt of every concept. Its positives are the concepts present;
-  each competes with the absent ones, not with the other positives. The same loss is asked of the
-  patches, each concept scored by the patches most like it (multiple-instance learning), and in
-  later stages of CLS after every block (deep supervision), so that it looks at objects early.
+  each competes with the absent ones, not with the other positives.
+
+The plain models (ViT-plain, RN-plain) are asked both of the features of the whole image, as public
+CLIPs were, and of nothing else. The others get help: the loss of concepts is asked of the patches
+too, each concept scored by the patches most like it (multiple-instance learning), and in later
+stages of CLS after every block (deep supervision), so that it looks at objects early.
 
 The first stages show small images, each a window of the native grid: patches and objects have the
 sizes they have at full size, at a part of the cost. The last stage shows full images while the
@@ -52,7 +55,7 @@ class Stage:
     batch: int
     objects: int = 4
     zoom: float = 1.0  # objects larger than in other scenes by this factor
-    deep: bool = True  # whether CLS is asked for the concepts after every block
+    deep: bool = False  # whether CLS is asked for the concepts after every block
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,8 @@ class Recipe:
     model: dict
     stages: tuple[Stage, ...]
     rates: tuple[tuple[int, float], ...]  # (images seen, factor of the rates), linear between
+    dense: bool = True  # whether the patches are asked for the concepts
+    varied: bool = False  # whether objects are drawn in more than their styles (`variations.py`)
     seed: int = 0
     learning_rate: float = 1e-3  # of AdamW
     muon_rate: float = 2e-3  # of Muon
@@ -90,20 +95,42 @@ RECIPES = {
     "ViT-emoji": Recipe(
         model=TEXT | VIT,
         stages=(
-            Stage(112, 320_000, 160, objects=2, zoom=1.6, deep=False),
-            Stage(160, 160_000, 160, objects=3, zoom=1.3),
-            Stage(224, 240_000, 128),
+            Stage(112, 320_000, 160, objects=2, zoom=1.6),
+            Stage(160, 160_000, 160, objects=3, zoom=1.3, deep=True),
+            Stage(224, 240_000, 128, deep=True),
         ),
         rates=((0, 0.0), (20_000, 1.0), (400_000, 1.0), (560_000, 1 / 3), (720_000, 0.0)),
     ),
     "RN-emoji": Recipe(
         model=TEXT | RESNET,
         stages=(
-            Stage(128, 280_000, 160, objects=2, zoom=1.6, deep=False),
-            Stage(160, 160_000, 160, objects=3, zoom=1.3, deep=False),
-            Stage(224, 80_000, 128, deep=False),
+            Stage(128, 280_000, 160, objects=2, zoom=1.6),
+            Stage(160, 160_000, 160, objects=3, zoom=1.3),
+            Stage(224, 80_000, 128),
         ),
         rates=((0, 0.0), (10_000, 1.0), (280_000, 1.0), (440_000, 1 / 3), (520_000, 0.0)),
+    ),
+    "ViT-plain": Recipe(
+        model=TEXT | VIT,
+        stages=(
+            Stage(112, 420_000, 160, objects=2, zoom=1.6),
+            Stage(160, 140_000, 160, objects=3, zoom=1.3),
+            Stage(224, 110_000, 128),
+        ),
+        rates=((0, 0.0), (20_000, 1.0), (400_000, 1.0), (560_000, 1 / 3), (670_000, 0.0)),
+        dense=False,
+        varied=True,
+    ),
+    "RN-plain": Recipe(
+        model=TEXT | RESNET,
+        stages=(
+            Stage(128, 320_000, 160, objects=2, zoom=1.6),
+            Stage(160, 160_000, 160, objects=3, zoom=1.3),
+            Stage(224, 80_000, 128),
+        ),
+        rates=((0, 0.0), (10_000, 1.0), (320_000, 1.0), (480_000, 1 / 3), (560_000, 0.0)),
+        dense=False,
+        varied=True,
     ),
 }
 
@@ -111,8 +138,8 @@ RECIPES = {
 class SceneData(Dataset):
     """Scene number i of a stage: normalised later, on the training device."""
 
-    def __init__(self, stage: Stage, seed: int):
-        self.stage, self.seed = stage, seed
+    def __init__(self, stage: Stage, seed: int, varied: bool):
+        self.stage, self.seed, self.varied = stage, seed, varied
 
     def __len__(self) -> int:
         return self.stage.images
@@ -124,7 +151,9 @@ class SceneData(Dataset):
         count = 1 + int(rng.choice(stage.objects, p=odds / odds.sum()))
         low, high = scenes.SCALES[count]
         scale = (low * stage.zoom, min(high * stage.zoom, 0.95))
-        scene = scenes.draw_scene(seed, size=stage.size, count=count, scale=scale)
+        scene = scenes.draw_scene(
+            seed, size=stage.size, count=count, scale=scale, varied=self.varied
+        )
         present = torch.zeros(len(scenes.concepts()), dtype=torch.bool)
         present[[thing.concept for thing in scene.objects]] = True
         caption = caption_tokens(scene.caption)
@@ -170,29 +199,35 @@ def window(
 
 
 def encode_vit(
-    visual: VisionTransformer, images: Tensor, corner: tuple[int, int]
-) -> tuple[Float[Tensor, "image 1+cell feature"], Float[Tensor, "block image feature"] | None]:
-    """Features of all tokens after the last block, and of CLS after each of the others."""
+    visual: VisionTransformer, images: Tensor, corner: tuple[int, int], dense: bool
+) -> tuple[Float[Tensor, "image token feature"], Float[Tensor, "block image feature"]]:
+    """Features of all tokens (not dense: of CLS alone) after the last block, and of CLS after each
+    of the others.
+    """
     positions = window(visual.positional_embedding, visual.grid(images), corner)
     patches = visual.conv1(images).flatten(2).mT
     cls = visual.class_embedding.expand(len(patches), 1, -1).to(patches.dtype)
     x = visual.ln_pre(torch.cat([cls, patches], 1) + positions)
     early = []
-    for block in visual.transformer.resblocks:
-        early.append(x[:, 0])
+    *blocks, last = visual.transformer.resblocks
+    for block in blocks:
         x = through_block(block, x)
-    return visual.project(x), visual.project(torch.stack(early[1:]))
+        early.append(x[:, 0])
+    x = through_block(last, x) if dense else cls_through_block(last, x)
+    return visual.project(x), visual.project(torch.stack(early))
 
 
 def encode_resnet(
-    visual: ModifiedResNet, images: Tensor, corner: tuple[int, int]
-) -> tuple[Float[Tensor, "image 1+cell feature"], None]:
-    """Features of the attention pool, and of each cell as if the pool attended to it alone."""
+    visual: ModifiedResNet, images: Tensor, corner: tuple[int, int], dense: bool
+) -> tuple[Float[Tensor, "image token feature"], None]:
+    """Features of the attention pool and, if dense, of each cell as if it attended to that alone."""
     pool = visual.attnpool
     positions = window(pool.positional_embedding, visual.grid(images), corner)
     x = visual.trunk(images.contiguous(memory_format=torch.channels_last))
-    cells = pool.c_proj(pool.v_proj(x.flatten(2).mT + positions[1:]))
     pooled = pool.pool(x, positions, x.new_zeros(len(x), 1, x.shape[1]))
+    if not dense:
+        return pooled, None
+    cells = pool.c_proj(pool.v_proj(x.flatten(2).mT + positions[1:]))
     return torch.cat([pooled, cells], 1), None
 
 
@@ -203,32 +238,42 @@ def through_block(block: nn.Module, x: Tensor) -> Tensor:
     return block.finish(x, block.attn.probabilities(q, k).to(v.dtype) @ v)
 
 
+@torch.compile
+def cls_through_block(block: nn.Module, x: Tensor) -> Tensor:
+    """CLS after a block: nothing else of the last one reaches the features."""
+    q, k, v = block.attn.cls_query_keys_values(block.ln_1(x))
+    return block.finish(x[:, :1], block.attn.probabilities(q, k).to(v.dtype) @ v)
+
+
 def concept_loss(logits: Tensor, present: Tensor) -> Tensor:
     """-log softmax of each concept present [image, concept] among it and the absent ones."""
     absent = logits.masked_fill(present, -math.inf).logsumexp(-1, keepdim=True)
     return F.softplus(absent - logits)[present].mean()
 
 
-def losses(model: CLIP, images, captions, prompts, present, corner, deep) -> dict[str, Tensor]:
+def losses(
+    model: CLIP, images, captions, prompts, present, corner, dense: bool, deep: bool
+) -> dict[str, Tensor]:
     """The losses of one batch, and how often a single object is named right."""
     encode = encode_resnet if isinstance(model.visual, ModifiedResNet) else encode_vit
-    features, early = encode(model.visual, images, corner)
+    features, early = encode(model.visual, images, corner, dense)
     features = F.normalize(features.float(), dim=-1)
     texts = F.normalize(model.encode_text(captions).float(), dim=-1)
     concepts = F.normalize(model.encode_text(prompts).float(), dim=-1)
     scale = model.logit_scale.exp()
-    whole, patches = features[:, 0], features[:, 1:]
+    whole = features[:, 0]
     logits = scale * whole @ texts.T
     match = torch.arange(len(logits), device=logits.device)
     scores = scale * whole @ concepts.T
-    patch_scores = (scale * patches @ concepts.T).logsumexp(1)
     single = present.sum(1) == 1
     right = present.gather(1, scores.argmax(1, keepdim=True))[single]
     found = {
         "caption": (F.cross_entropy(logits, match) + F.cross_entropy(logits.T, match)) / 2,
         "concept": concept_loss(scores, present),
-        "patch": concept_loss(patch_scores, present),
     }
+    if dense:
+        patch_scores = (scale * features[:, 1:] @ concepts.T).logsumexp(1)
+        found["patch"] = concept_loss(patch_scores, present)
     if deep:
         early = F.normalize(early.float(), dim=-1)
         found["deep"] = concept_loss(scale * early @ concepts.T, present.expand(len(early), -1, -1))
@@ -243,6 +288,7 @@ class Training:
     def __init__(self, recipe: Recipe, device: str):
         torch.manual_seed(recipe.seed)
         self.recipe, self.device = recipe, device
+        self.halves = bfloat16_is_quicker(device)
         self.model = CLIP(**recipe.model).to(device).train()
         self.prompts = concept_prompts(recipe.seed).to(device)
         self.optimizers = make_optimizers(self.model, recipe)
@@ -283,8 +329,11 @@ class Training:
         variant = torch.from_numpy(rng.integers(VARIANTS, size=len(self.prompts)))
         prompts = self.prompts[torch.arange(len(variant)), variant]
         self.set_rates()
-        with torch.autocast(self.device, torch.bfloat16):
-            parts = losses(self.model, images, captions, prompts, present, corner, deep)
+        # The attention is causal, so that padding behind the longest caption changes nothing.
+        captions = captions[:, : int(captions.argmax(-1).max()) + 1]
+        with torch.autocast(self.device, torch.bfloat16, enabled=self.halves):
+            dense = self.recipe.dense
+            parts = losses(self.model, images, captions, prompts, present, corner, dense, deep)
         parts["loss"].backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         for optimizer in self.optimizers:
@@ -295,8 +344,66 @@ class Training:
         return {name: part.item() for name, part in parts.items()}
 
 
+def bfloat16_is_quicker(device: str) -> bool:
+    """Whether products in bfloat16 take less time: on CPUs without instructions for it, far more."""
+
+    def seconds(dtype: torch.dtype) -> float:
+        a, b = (
+            torch.ones(1024, 256, device=device, dtype=dtype),
+            torch.ones(256, 256).to(device, dtype),
+        )
+        (a @ b).sum().item()
+        started = time.perf_counter()
+        (a @ b).sum().item()
+        return time.perf_counter() - started
+
+    return seconds(torch.bfloat16) < seconds(torch.float32)
+
+
+class Muon(torch.optim.Optimizer):
+    """Jordan et al., 2024: a matrix moves by its momentum, made orthogonal, so that all its
+    directions learn alike; as far as AdamW would move it in the mean (Liu et al., 2025, 0.2 RMS).
+
+    torch.optim.Muon does this in bfloat16, which takes minutes a step where a CPU has none.
+    """
+
+    def __init__(self, matrices: list[nn.Parameter], lr: float, weight_decay: float):
+        super().__init__(matrices, {"lr": lr, "weight_decay": weight_decay, "momentum": 0.95})
+
+    @torch.no_grad()
+    def step(self) -> None:
+        for group in self.param_groups:
+            alike: dict[torch.Size, list[nn.Parameter]] = {}
+            for matrix in group["params"]:
+                alike.setdefault(matrix.shape, []).append(matrix)
+            for shape, matrices in alike.items():
+                updates = torch.stack([self.momentum(matrix, group) for matrix in matrices])
+                rate = group["lr"] * 0.2 * math.sqrt(max(shape))
+                for matrix, update in zip(matrices, orthogonal(updates), strict=True):
+                    matrix.mul_(1 - group["lr"] * group["weight_decay"]).sub_(rate * update)
+
+    def momentum(self, matrix: nn.Parameter, group: dict) -> Tensor:
+        """Nesterov's momentum of the gradient."""
+        state = self.state[matrix]
+        if not state:
+            state["momentum"] = torch.zeros_like(matrix)
+        mean = state["momentum"].lerp_(matrix.grad, 1 - group["momentum"])
+        return matrix.grad.lerp(mean, group["momentum"])
+
+
+def orthogonal(x: Float[Tensor, "matrix row column"]) -> Float[Tensor, "matrix row column"]:
+    """Singular values brought near one by five steps of Newton and Schulz (Jordan et al., 2024)."""
+    tall = x.shape[1] > x.shape[2]
+    x = x.mT if tall else x
+    x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
+    for _ in range(5):
+        square = x @ x.mT
+        x = 3.4445 * x + (-4.775 * square + 2.0315 * square @ square) @ x
+    return x.mT if tall else x
+
+
 def make_optimizers(model: CLIP, recipe: Recipe) -> list[torch.optim.Optimizer]:
-    """Muon (Jordan et al., 2024) for the matrices of the blocks, AdamW for everything else."""
+    """Muon for the matrices of the blocks, AdamW for everything else."""
     matrices, decayed, other = [], [], []
     for name, parameter in model.named_parameters():
         if "resblocks" in name and parameter.ndim == 2:
@@ -305,12 +412,7 @@ def make_optimizers(model: CLIP, recipe: Recipe) -> list[torch.optim.Optimizer]:
             decayed.append(parameter)
         else:
             other.append(parameter)
-    muon = torch.optim.Muon(
-        matrices,
-        lr=recipe.muon_rate,
-        weight_decay=recipe.weight_decay,
-        adjust_lr_fn="match_rms_adamw",
-    )
+    muon = Muon(matrices, lr=recipe.muon_rate, weight_decay=recipe.weight_decay)
     groups = [
         {"params": decayed, "weight_decay": recipe.weight_decay},
         {"params": other, "weight_decay": 0.0},
@@ -324,7 +426,7 @@ def batches(recipe: Recipe, seen: int, workers: int):
         start = min(seen, stage.images)
         seen -= start
         loader = DataLoader(
-            SceneData(stage, recipe.seed),
+            SceneData(stage, recipe.seed, recipe.varied),
             batch_size=stage.batch,
             sampler=range(start, stage.images),
             num_workers=workers,
