@@ -113,16 +113,24 @@ class ResidualAttentionBlock(nn.Module):
         )
         self.ln_2 = LayerNorm(width)
         self.causal = causal
-        self.recorded = Recorded()
+        self.recorded: Recorded | None = None
 
-    attn_probs = property(
-        lambda self: self.recorded.attention,
-        lambda self, attention: setattr(self, "recorded", Recorded(attention)),
-    )
-    attn_grad = property(
-        lambda self: self.recorded.gradient,
-        lambda self, gradient: setattr(self.recorded, "gradient", gradient),
-    )
+    @property
+    def attn_probs(self) -> Float[Tensor, "batch*head token token"] | None:
+        return self.recorded and self.recorded.attention
+
+    @attn_probs.setter
+    def attn_probs(self, attention: Tensor | None) -> None:
+        self.recorded = None if attention is None else Recorded(attention)
+
+    @property
+    def attn_grad(self) -> Float[Tensor, "batch*head token token"] | None:
+        return self.recorded and self.recorded.gradient
+
+    @attn_grad.setter
+    def attn_grad(self, gradient: Tensor | None) -> None:
+        if self.recorded:
+            self.recorded.gradient = gradient
 
     def forward(self, x: Float[Tensor, "batch token width"]) -> Float[Tensor, "batch token width"]:
         return self.think(x + self.attn(self.ln_1(x), self.attend))
@@ -142,7 +150,7 @@ class ResidualAttentionBlock(nn.Module):
         k: Float[Tensor, "batch head token depth"],
         v: Float[Tensor, "batch head token depth"],
     ) -> Float[Tensor, "batch head token depth"]:
-        self.recorded = Recorded()
+        self.recorded = None
         if not is_recording(self):
             return F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
         attention = self.record(self.attn.probabilities(q, k, self.causal))
@@ -173,13 +181,13 @@ class Recorded:
     A graph that is still alive holds its own tensor; here it is held weakly.
     """
 
-    def __init__(self, attention: Tensor | None = None):
-        self.in_graph = attention if attention is None else TensorWeakRef(attention)
-        self.detached = attention if attention is None else attention.detach()
+    def __init__(self, attention: Tensor):
+        self.in_graph: TensorWeakRef | None = TensorWeakRef(attention)
+        self.detached = attention.detach()
         self.gradient: Tensor | None = None
 
     @property
-    def attention(self) -> Tensor | None:
+    def attention(self) -> Tensor:
         alive = self.in_graph and self.in_graph()
         return self.detached if alive is None else alive
 
