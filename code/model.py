@@ -9,8 +9,8 @@ backward pass may follow, it keeps
 
 They hold no computation graph alive: `attn_probs` is the tensor in the graph as long as that lives,
 so that `torch.autograd.grad(score, [block.attn_probs])` works, and a detached one afterwards. Both
-are None after a forward pass that records nothing: in training mode, under `torch.no_grad()`, while
-compiling, exporting or tracing, and where maps are made (`saliency.py`).
+are None after a forward pass that records nothing, in training mode, under `torch.no_grad()`, while
+exporting or tracing, and after maps were made (`saliency.py`).
 """
 
 import math
@@ -156,6 +156,7 @@ class ResidualAttentionBlock(nn.Module):
         attention = self.record(self.attn.probabilities(q, k, self.causal))
         return torch.bmm(attention, v.flatten(0, 1)).view_as(q)
 
+    @torch.compiler.disable
     def record(
         self, probabilities: Float[Tensor, "batch head token token"]
     ) -> Float[Tensor, "batch*head token token"]:
@@ -220,19 +221,19 @@ def watched_attention() -> Iterator[list[tuple[ResidualAttentionBlock, Tensor]]]
 def is_recording(module: nn.Module) -> bool:
     return (
         torch.is_grad_enabled()
-        and not is_traced()
+        and not is_exporting()
         and (not module.training or WATCHED.get() is not None)
     )
 
 
-def is_traced() -> bool:
-    """Whether a program is being written down that will run on other values."""
-    return torch.compiler.is_compiling() or torch.jit.is_tracing()
+def is_exporting() -> bool:
+    """Whether a program is being written down that will run without this one."""
+    return torch.compiler.is_exporting() or torch.jit.is_tracing()
 
 
 def has_values(x: Tensor) -> bool:
     """Whether a decision may be taken by the values of a tensor."""
-    return not (x.is_meta or is_traced())
+    return not (x.is_meta or torch.compiler.is_compiling() or torch.jit.is_tracing())
 
 
 class Transformer(nn.Module):
