@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from checks import undisturbed
 from image_utils import (
     as_picture,
     normalise_pixels,
@@ -24,7 +25,6 @@ from image_utils import (
     show_overlapped_cam,
     true_colours,
 )
-from checks import undisturbed
 from maps import normalise_maps, resize_maps
 from objective import LOGIT_SCALE, similarities, target_directions
 from one_image import Map, Picture, at_image_size, draw, single
