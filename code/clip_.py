@@ -5,6 +5,7 @@ image = preprocess(Image.open("horse.png")).unsqueeze(0)
 score = similarity_score(model, image, model.encode_text(tokenize("a horse")))
 """
 
+from collections.abc import Iterable
 from functools import cache
 from os import PathLike
 
@@ -18,7 +19,7 @@ from torchvision import transforms
 
 import checkpoints
 from checkpoints import available_models
-from checks import require_finite, require_tensor
+from checks import require_finite, require_tensor, type_name
 from model import CLIP, build_model, convert_weights
 from objective import LOGIT_SCALE, feature_lengths, moderate, require_targets
 from simple_tokenizer import END, START, SimpleTokenizer
@@ -120,6 +121,8 @@ def tokenize(
     Raises RuntimeError for a text that is too long, unless `truncate`: then it is cut, and ends
     with the end token all the same.
     """
+    if not isinstance(texts, Iterable):
+        raise TypeError(f"texts must be a string or a list of strings; got {type_name(texts)}")
     texts = [texts] if isinstance(texts, str) else list(texts)
     tokenizer = default_tokenizer()
     start, end = tokenizer.encoder[START], tokenizer.encoder[END]

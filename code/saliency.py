@@ -161,7 +161,7 @@ def on_grid(
     cells: Float[Tensor, "*batch cell"], visual: VisionTransformer, images: Tensor
 ) -> Float[Tensor, "*batch row column"]:
     """Maps on the patch grid, or ValueError if what they are made of was too large."""
-    require_finite(cells, "maps (numbers grew too large for the model's precision)")
+    require_finite(cells, "maps (too large numbers for the model's precision: try model.float())")
     return cells.unflatten(-1, visual.grid(images))
 
 
