@@ -57,6 +57,10 @@ def objective_slopes(
 def similarities(
     features: Float[Tensor, "*batch feature"], directions: Float[Tensor, "target feature"]
 ) -> Float[Tensor, "*batch target"]:
-    """100 times the scalar product of the unit features with each direction."""
+    """100 times the scalar product of the unit features with each direction.
+
+    Features of length zero, which point nowhere, score 0.
+    """
     exact = features.to(directions.dtype)
-    return LOGIT_SCALE * (exact / exact.norm(dim=-1, keepdim=True)) @ directions.T
+    length = exact.norm(dim=-1, keepdim=True)
+    return LOGIT_SCALE * (exact / length.where(length > 0, 1)) @ directions.T

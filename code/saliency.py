@@ -55,7 +55,9 @@ def relevance_maps(
     in the table and on a block out of range.
     """
     visual = image_encoder(model)
-    directions = target_directions(targets, visual.output_dim)
+    # A CAM compares the targets with what the network returns: its pool may be another.
+    width = None if isinstance(visual, ModifiedResNet) else visual.output_dim
+    directions = target_directions(targets, width)
     return direction_maps(visual, images, directions, method, negative, start_block)
 
 

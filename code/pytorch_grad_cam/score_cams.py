@@ -1,6 +1,6 @@
 """CAMs that weigh a channel by the similarity of the image as seen through it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -69,8 +69,12 @@ class GScoreCAM(ScoreCAM):
         use_cuda: bool = False,
         batch_size: int | None = None,
         topk: int = 300,
+        *,
+        reshape_transform: Callable[[Tensor], Tensor] | None = None,
     ):
-        super().__init__(model, target_layers, use_cuda, batch_size)
+        super().__init__(
+            model, target_layers, use_cuda, batch_size, reshape_transform=reshape_transform
+        )
         self.topk = topk
 
     def channels(self, record: Record) -> Bool[Tensor, "image target channel"]:
