@@ -11,7 +11,6 @@ import torch.nn.functional as F
 import torchvision
 from torch import nn
 from torch.nn.utils import parametrize
-from torch.utils.flop_counter import FlopCounterMode
 
 from conftest import noise
 from pytorch_grad_cam import (
@@ -552,20 +551,11 @@ def mirrored(output, factor):
     return factor * output if output.shape[-1] == 16 else 1.5 * output.flip(1)
 
 
-def test_plain_pools_take_the_short_way(visual, images):
-    """In the plain case no key and no value is computed for any cell."""
-    with torch.no_grad(), count_operations() as operations:
-        visual.attnpool(visual.trunk(images))
-    short = operations.get_total_flops()
-    changed = copy.deepcopy(visual)
-    changed.attnpool.k_proj.register_forward_hook(lambda *_: None)
-    with torch.no_grad(), count_operations() as operations:
-        changed.attnpool(changed.trunk(images))
-    assert operations.get_total_flops() > short
-
-
-def count_operations():
-    return FlopCounterMode(display=False)
+def test_plain_pools_take_the_short_way(visual, images, monkeypatch):
+    """Where nobody changed anything no key and no value is computed for any cell."""
+    expected = visual(images)
+    monkeypatch.delattr("model.AttentionPool2d.attend")
+    assert torch.equal(visual(images), expected)
 
 
 @pytest.mark.parametrize("first", [False, True])
