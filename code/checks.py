@@ -66,10 +66,10 @@ def _is_plain(module: nn.Module) -> bool:
 
 @contextmanager
 def undisturbed(device: torch.device) -> Iterator[None]:
-    """Inside the block autograd is at hand and nothing is cast, whatever the caller has set.
+    """Inside the block gradients are enabled and nothing is cast, whatever the caller has set.
 
     Inference mode would switch autograd off for good, and autocast would halve the precision.
-    Tensors made in inference mode must be copied inside the block.
+    Tensors made in inference mode must be copied inside the block to be differentiated.
     """
     with torch.inference_mode(False), torch.autocast(device.type, enabled=False):
         yield

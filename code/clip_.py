@@ -18,7 +18,9 @@ from torchvision import transforms
 
 import checkpoints
 from checkpoints import available_models
+from checks import require_finite, require_tensor
 from model import CLIP, build_model, convert_weights
+from objective import LOGIT_SCALE, feature_lengths, moderate, require_targets
 from simple_tokenizer import END, START, SimpleTokenizer
 
 __all__ = ["available_models", "load", "make_preprocess", "similarity_score", "to_rgb", "tokenize"]
@@ -149,19 +151,25 @@ def similarity_score(
 ) -> Float[Tensor, ""]:
     """100 times the cosine of the image's features and the target's; differentiable.
 
-    Raises ValueError unless there is one image and one finite, non-zero target of its width.
+    Raises TypeError or ValueError unless there is one finite image and one finite, non-zero target
+    of its width.
     """
+    require_tensor(image, "the image must be a tensor: preprocess(picture).unsqueeze(0)")
+    require_finite(image, "images")
+    if isinstance(target_features, Tensor) and target_features.ndim == 1:
+        target_features = target_features.unsqueeze(0)
+    require_targets(target_features)
     features = clip_model.encode_image(image)
     target = target_features.to(features.device)
-    if target.ndim == 1:
-        target = target.unsqueeze(0)
     if len(features) != 1 or target.shape != features.shape:
         raise ValueError(
             "similarity_score compares one image [1, 3, height, width] with one target "
             f"[1, {features.shape[-1]}]; got {list(image.shape)} and {list(target_features.shape)}"
         )
-    if not (target.isfinite().all() and target.any()):
-        raise ValueError("target features must be finite and not all zero")
+    if not target.any():
+        raise ValueError("target features are all zero: no cosine with them is defined")
     # Half precision has too few digits for a score that is read to two decimals.
     dtype = torch.promote_types(torch.promote_types(features.dtype, target.dtype), torch.float32)
-    return 100 * F.cosine_similarity(features.to(dtype), target.to(dtype)).squeeze(0)
+    features, target = moderate(features.to(dtype)), moderate(target.to(dtype))
+    feature_lengths(features)
+    return LOGIT_SCALE * F.cosine_similarity(features, target).squeeze(0)

@@ -9,8 +9,8 @@ backward pass may follow, it keeps
 
 They hold no computation graph alive: `attn_probs` is the tensor in the graph as long as that lives,
 so that `torch.autograd.grad(score, [block.attn_probs])` works, and a detached one afterwards. Both
-are None after a forward pass that records nothing: in training mode, under `torch.no_grad()`, while
-compiling, exporting or tracing, and where maps are made (`saliency.py`).
+are None after a forward pass that records nothing, in training mode, under `torch.no_grad()`, while
+exporting or tracing, and after maps were made (`saliency.py`).
 """
 
 import math
@@ -113,16 +113,24 @@ class ResidualAttentionBlock(nn.Module):
         )
         self.ln_2 = LayerNorm(width)
         self.causal = causal
-        self.recorded = Recorded()
+        self.recorded: Recorded | None = None
 
-    attn_probs = property(
-        lambda self: self.recorded.attention,
-        lambda self, attention: setattr(self, "recorded", Recorded(attention)),
-    )
-    attn_grad = property(
-        lambda self: self.recorded.gradient,
-        lambda self, gradient: setattr(self.recorded, "gradient", gradient),
-    )
+    @property
+    def attn_probs(self) -> Float[Tensor, "batch*head token token"] | None:
+        return self.recorded and self.recorded.attention
+
+    @attn_probs.setter
+    def attn_probs(self, attention: Tensor | None) -> None:
+        self.recorded = None if attention is None else Recorded(attention)
+
+    @property
+    def attn_grad(self) -> Float[Tensor, "batch*head token token"] | None:
+        return self.recorded and self.recorded.gradient
+
+    @attn_grad.setter
+    def attn_grad(self, gradient: Tensor | None) -> None:
+        if self.recorded:
+            self.recorded.gradient = gradient
 
     def forward(self, x: Float[Tensor, "batch token width"]) -> Float[Tensor, "batch token width"]:
         return self.think(x + self.attn(self.ln_1(x), self.attend))
@@ -142,12 +150,13 @@ class ResidualAttentionBlock(nn.Module):
         k: Float[Tensor, "batch head token depth"],
         v: Float[Tensor, "batch head token depth"],
     ) -> Float[Tensor, "batch head token depth"]:
-        self.recorded = Recorded()
+        self.recorded = None
         if not is_recording(self):
             return F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
         attention = self.record(self.attn.probabilities(q, k, self.causal))
         return torch.bmm(attention, v.flatten(0, 1)).view_as(q)
 
+    @torch.compiler.disable
     def record(
         self, probabilities: Float[Tensor, "batch head token token"]
     ) -> Float[Tensor, "batch*head token token"]:
@@ -173,13 +182,13 @@ class Recorded:
     A graph that is still alive holds its own tensor; here it is held weakly.
     """
 
-    def __init__(self, attention: Tensor | None = None):
-        self.in_graph = attention if attention is None else TensorWeakRef(attention)
-        self.detached = attention if attention is None else attention.detach()
+    def __init__(self, attention: Tensor):
+        self.in_graph: TensorWeakRef | None = TensorWeakRef(attention)
+        self.detached = attention.detach()
         self.gradient: Tensor | None = None
 
     @property
-    def attention(self) -> Tensor | None:
+    def attention(self) -> Tensor:
         alive = self.in_graph and self.in_graph()
         return self.detached if alive is None else alive
 
@@ -212,19 +221,19 @@ def watched_attention() -> Iterator[list[tuple[ResidualAttentionBlock, Tensor]]]
 def is_recording(module: nn.Module) -> bool:
     return (
         torch.is_grad_enabled()
-        and not is_traced()
+        and not is_exporting()
         and (not module.training or WATCHED.get() is not None)
     )
 
 
-def is_traced() -> bool:
-    """Whether a program is being written down that will run on other values."""
-    return torch.compiler.is_compiling() or torch.jit.is_tracing()
+def is_exporting() -> bool:
+    """Whether a program is being written down that will run without this one."""
+    return torch.compiler.is_exporting() or torch.jit.is_tracing()
 
 
 def has_values(x: Tensor) -> bool:
     """Whether a decision may be taken by the values of a tensor."""
-    return not (x.is_meta or is_traced())
+    return not (x.is_meta or torch.compiler.is_compiling() or torch.jit.is_tracing())
 
 
 class Transformer(nn.Module):

@@ -107,7 +107,7 @@ def test_guided_backpropagation_refuses_what_is_no_number(visual, images, target
     with pytest.raises(ValueError, match="images hold NaN"):
         GuidedBackpropReLUModel(visual).gradients(images / 0, targets)
     visual.attnpool.c_proj.bias.data[0] = NAN
-    with pytest.raises(ValueError, match="features of the images hold NaN"):
+    with pytest.raises(ValueError, match="features that the model gives an image hold NaN"):
         GuidedBackpropReLUModel(visual).gradients(images, targets)
 
 
@@ -115,7 +115,7 @@ def test_guided_backpropagation_refuses_what_is_no_number(visual, images, target
 def test_an_image_without_features_has_no_cosine(name, visual, images, targets):
     visual.attnpool.c_proj.weight.data.zero_()
     visual.attnpool.c_proj.bias.data.zero_()
-    with pytest.raises(ValueError, match="features of an image are all zero"):
+    with pytest.raises(ValueError, match="features that the model gives an image are zero"):
         relevance_maps(visual, images, targets, name)
 
 

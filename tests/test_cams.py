@@ -348,7 +348,15 @@ def test_full_grad_without_biases_is_refused():
 
 # Layers that work in place
 
-INSIDE = ["bn1", "relu1", "bn3", "layer2.0.bn1", "layer4.0.bn2", "layer4.0.conv1", "layer4.0.avgpool"]
+INSIDE = [
+    "bn1",
+    "relu1",
+    "bn3",
+    "layer2.0.bn1",
+    "layer4.0.bn2",
+    "layer4.0.conv1",
+    "layer4.0.avgpool",
+]
 
 
 @pytest.mark.parametrize("path", INSIDE)
@@ -416,7 +424,9 @@ def test_features_that_are_zero_score_zero(cam):
     with torch.no_grad():
         if cam is AblationCAM:
             left = seen * (1 - torch.eye(8)[:, :, None, None])
-            weights = score(network(image)) - torch.stack([score(network[2:](x[None])) for x in left])
+            weights = score(network(image)) - torch.stack(
+                [score(network[2:](x[None])) for x in left]
+            )
         else:
             masks = F.interpolate(seen[:, None], (32, 32), mode="bilinear", align_corners=True)
             low, high = masks.amin((2, 3), True), masks.amax((2, 3), True)
@@ -427,7 +437,9 @@ def test_features_that_are_zero_score_zero(cam):
 
 
 def test_a_channel_without_which_there_are_no_features_scores_all():
-    network = nn.Sequential(nn.Conv2d(3, 1, 1, bias=False), nn.Flatten(), nn.Linear(16, 4, bias=False))
+    network = nn.Sequential(
+        nn.Conv2d(3, 1, 1, bias=False), nn.Flatten(), nn.Linear(16, 4, bias=False)
+    )
     image = torch.rand(1, 3, 4, 4)
     target = network(image).detach()
     (found,) = AblationCAM(network, [network[0]]).maps(image, F.normalize(target))

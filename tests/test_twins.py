@@ -299,7 +299,11 @@ def refuse(*_):
 @pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")
 def test_a_scripted_part_is_run_as_it_is_and_must_be_in_evaluation_mode(images, targets):
     network = nn.Sequential(
-        nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 16)
+        nn.Conv2d(3, 8, 3),
+        nn.BatchNorm2d(8),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(8, 16),
     ).double()
     expected = GradCAM(network, [network[0]]).maps(images, targets)
     scripted = torch.jit.script(network[1])

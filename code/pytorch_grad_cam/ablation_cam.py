@@ -4,8 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from objective import similarities
-from pytorch_grad_cam.base import ChannelwiseCAM, Record
+from pytorch_grad_cam.base import ChannelwiseCAM, Record, scores_of
 from pytorch_grad_cam.twins import hooked
 
 
@@ -28,12 +27,12 @@ class AblationCAM(ChannelwiseCAM):
                     "AblationCAM needs a target layer that everything above it depends on alone, "
                     "such as a whole block: inside a residual block the way past it is missing"
                 )
-            score = similarities(whole, directions)
+            score = scores_of(whole, directions)
             drop = channels.new_zeros(len(channels), directions.shape[0])
             for batch in self.batches(channels.flatten(1).any(1)):
                 ablated = channels.repeat(len(batch), 1, 1, 1)
                 ablated[torch.arange(len(batch)), batch] = 0
-                drop[batch] = score - similarities(self.above(record, index, ablated), directions)
+                drop[batch] = score - scores_of(self.above(record, index, ablated), directions)
             drops.append(drop.T)
         return torch.stack(drops)[..., None, None]
 

@@ -23,7 +23,13 @@ from checks import (
     undisturbed,
 )
 from maps import normalise_maps
-from objective import for_each_image, objective_slopes, target_directions
+from objective import (
+    feature_lengths,
+    for_each_image,
+    objective_slopes,
+    similarities,
+    target_directions,
+)
 from pytorch_grad_cam.twins import follow, hooked, twins
 
 Maps = Float[Tensor, "image target row column"]
@@ -210,7 +216,9 @@ class BaseCAM:
         outputs: dict[int, Tensor] = {}
 
         def keep(index: int, output: Tensor) -> Tensor:
-            require_tensor(output, f"{type(self.target_layers[index]).__name__} must put out a tensor")
+            require_tensor(
+                output, f"{type(self.target_layers[index]).__name__} must put out a tensor"
+            )
             output = output.clone()  # others may work in place on what the layer put out
             if self.uses_gradients and not output.requires_grad:
                 torch.set_grad_enabled(True)  # until the end of the run
@@ -289,16 +297,24 @@ def require_images(images: Tensor) -> None:
 def require_features(
     features: Float[Tensor, "image feature"], directions: Float[Tensor, "image target feature"]
 ) -> None:
-    """Raise ValueError unless the model's features can be compared with the targets."""
+    """Raise ValueError unless features that the model returned can be compared with the targets."""
     width = directions.shape[-1]
     if features.ndim != 2 or features.shape[1] != width:
         raise ValueError(
             f"the model returns features {list(features.shape)}, which must be [image, feature] "
             f"and as wide as the targets, {width}"
         )
-    require_finite(features, "features of the images")
-    if not features.any(1).all():
-        raise ValueError("the features of an image are all zero: no cosine with them is defined")
+    feature_lengths(features.detach())
+
+
+def scores_of(
+    features: Float[Tensor, "*batch feature"], directions: Float[Tensor, "target feature"]
+) -> Float[Tensor, "*batch target"]:
+    """Similarities of changed images: 0 where nothing is left of the features, so that they point
+    nowhere.
+    """
+    left = features.any(-1, keepdim=True)
+    return similarities(features.where(left, 1), directions) * left
 
 
 def principal_component(
