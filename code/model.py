@@ -408,9 +408,30 @@ class AttentionPool2d(nn.Module):
     ) -> Float[Tensor, "image shift feature"] | Float[Tensor, "image feature"]:
         """The features of x, or those of x with each of the shifts added to all of its cells."""
         positions = fit_positions(self.positional_embedding, tuple(x.shape[-2:]))
-        if shifts is None:
+        if shifts is not None:
+            return self.pool(x, positions, shifts)
+        if all(map(is_plain, self.children())):
             return self.pool(x, positions, x.new_zeros(len(x), 1, x.shape[1])).squeeze(1)
-        return self.pool(x, positions, shifts)
+        return self.attend(x, positions).squeeze(1)
+
+    def attend(
+        self,
+        x: Float[Tensor, "image channel row column"],
+        positions: Float[Tensor, "1+cell channel"],
+    ) -> Float[Tensor, "image 1 feature"]:
+        """The attention as it is defined: every projection is called, whatever stands there."""
+        cells = x.flatten(2).mT
+        tokens = torch.cat([cells.mean(1, keepdim=True), cells], 1) + positions
+        q, k, v = (
+            project(given).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for project, given in (
+                (self.q_proj, tokens[:, :1]),
+                (self.k_proj, tokens),
+                (self.v_proj, tokens),
+            )
+        )
+        mixed = F.scaled_dot_product_attention(q, k, v)
+        return self.c_proj(mixed.transpose(1, 2).flatten(2))
 
     def pool(
         self,
@@ -436,7 +457,9 @@ class AttentionPool2d(nn.Module):
         spread = others + own / cells.shape[2]  # the mean token is made of cells too
         mixed = (spread.flatten(1, 2) @ cells.mT).unflatten(1, query.shape[1:3])
         mixed = mixed + torch.cat([own, others], -1) @ positions + shifts.unsqueeze(2)
-        values = torch.einsum("bshc,hdc->bshd", mixed, v_weight).flatten(2) + self.v_proj.bias
+        values = torch.einsum("bshc,hdc->bshd", mixed, v_weight).flatten(2)
+        if self.v_proj.bias is not None:
+            values = values + self.v_proj.bias
         return self.c_proj(values)
 
 
