@@ -14,6 +14,7 @@ import urllib.request
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from http.client import HTTPException
 from os import PathLike
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -26,15 +27,17 @@ from tqdm import tqdm
 
 from files import whole_file
 from model import some
-from tensor_pickles import ForeignName, Module, Stored, read_archive, read_legacy, reason
+from tensor_pickles import ForeignName, Module, Stored, kind, read_archive, read_legacy, reason
 
 EMBEDDED_FOLDER = Path(__file__).with_name("embedded")
 EMBEDDED = ("ViT-emoji", "RN-emoji")
 
 OFFICIAL_FOLDER = "~/.cache/clip"  # and OpenAI's file names: neither package downloads twice
 OFFICIAL_SITE = "https://openaipublic.azureedge.net/clip/models"
-PATIENCE = 30  # seconds, for an answer, and for which
-SLOWEST = 10_000  # bytes a second are enough
+PATIENCE = 30  # seconds to wait for an answer, or for a while of
+SLOWEST = 10_000  # bytes a second
+LARGEST = 2**31  # bytes; the official files have up to 1.3e9
+FAILURES = (OSError, ValueError, HTTPException)  # network, disk and checksum; odd answers
 OFFICIAL = {  # "SHA-256/file name", as in github.com/openai/CLIP, clip/clip.py
     "RN50": "afeb0e10f9e5a86da6080e35cf09123aca3b358a0c3e3b6c78a7b63bc04b6762/RN50.pt",
     "RN101": "8fa8567bab74a42d41c5915025a8e4538c3bdbe8804a470a72f30b0d94fab599/RN101.pt",
@@ -62,7 +65,6 @@ IMAGE_PROJECTIONS = ("visual.proj", "visual.attnpool.c_proj.weight")  # of a ViT
 # What OpenAI's archives hold beside the parameters; it follows from the shapes.
 EXTRAS = ("input_resolution", "context_length", "vocab_size")
 
-
 # What training scripts save a state dict under, beside the epoch and the optimiser. Weights as they
 # were trained come before their moving average.
 WRAPPERS = (
@@ -80,6 +82,7 @@ OTHER_LAYOUTS = {  # a part of a name, and what it tells
     "text.": "is in OpenCLIP's layout of a text tower apart, which is not read",
 }
 REPEATS = 10  # so many times may a file's tensors refer to the same bytes
+FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 MANY = 10_000  # modules; the largest CLIPs have about 2,000
 
 
@@ -134,19 +137,24 @@ def find_file(name: str) -> Path:
         path = Path(name).expanduser()
         if path.is_file():
             return path
-        folder = name and path.is_dir()
+        inside = list(path.iterdir()) if name and path.is_dir() else None
     except (OSError, RuntimeError) as error:  # too long, a user who does not exist
         raise CheckpointError(f"{name[:80]!r} is not a file: {error}") from error
-    if folder:
-        files = sorted(child.name for child in path.iterdir() if child.is_file())
-        raise CheckpointError(f"{name!r} is a folder; give a file in it: {some(files)}")
-    known = {re.sub(r"\W", "", model).lower(): model for model in available_models()}
-    close = difflib.get_close_matches(re.sub(r"[\W_]", "", name).lower(), known, 1, cutoff=0.85)
+    if inside is not None:
+        files = sorted(child.name for child in inside if child.is_file())
+        raise CheckpointError(f"{name!r} is a folder; give a file in it ({some(files)})")
+    known = {plain(model): model for model in available_models()}
+    close = difflib.get_close_matches(plain(name), known, 1, cutoff=0.85)
     meant = f" Did you mean {known[close[0]]!r}?" if close else ""
     raise CheckpointError(
         f"{name[:80]!r} is neither a known model nor a file.{meant} Known models: "
         + ", ".join(available_models())
     )
+
+
+def plain(name: str) -> str:
+    """Letters and digits, small."""
+    return re.sub(r"[\W_]", "", name).lower()
 
 
 @contextmanager
@@ -161,16 +169,16 @@ def errors_of(path: Path, damaged: bool = False) -> Iterator[None]:
         raise
     except Exception as error:
         if isinstance(error, MemoryError) or re.search("allocate memory|enough memory", str(error)):
-            problem = "needs more memory than there is"
+            problem = " needs more memory than there is"
         elif isinstance(error, PermissionError):
-            problem = f"cannot be opened: {error}"
+            problem = f" cannot be opened: {error}"
         elif damaged:
-            problem = f"is cut off or damaged: {reason(error)}"
+            problem = f" is cut off or damaged: {reason(error)}"
         elif isinstance(error, ValueError):
-            problem = str(error)
+            problem = f": {error}"
         else:
             raise
-        raise CheckpointError(f"{path} {problem}") from error
+        raise CheckpointError(f"{path}{problem}") from error
 
 
 def embedded_file(name: str) -> Path:
@@ -182,7 +190,7 @@ def has_embedded_shapes(weights: Mapping[str, Tensor]) -> bool:
     shapes = {name: list(tensor.shape) for name, tensor in weights.items()}
     for path in map(embedded_file, EMBEDDED):
         if path.is_file():
-            with safetensors.safe_open(path, "pt") as file:
+            with errors_of(path, damaged=True), safetensors.safe_open(path, "pt") as file:
                 if shapes == {name: file.get_slice(name).get_shape() for name in file.keys()}:  # noqa: SIM118
                     return True
     return False
@@ -201,14 +209,13 @@ def fetch_official(name: str, folder: str | PathLike) -> Path:
     try:
         if path.exists() and file_sha256(path) == sha256:
             return path
-        folder.mkdir(parents=True, exist_ok=True)
         sweep(folder)
         try:
             download(url, path, sha256)
-        except OSError:
+        except FAILURES:
             download(url, path, sha256)
         return path
-    except OSError as error:  # network and disk; wrong checksum
+    except FAILURES as error:
         embedded = [model for model in available_models() if model in EMBEDDED]
         message = [
             f"cannot download {name}: {error}",
@@ -238,6 +245,8 @@ def download(url: str, path: Path, sha256: str) -> None:
                 file.write(part)
                 bar.update(len(part))
                 received += len(part)
+                if received > LARGEST:
+                    raise OSError(f"more than {LARGEST:,} bytes came")
                 if (waited := time.monotonic() - since) > PATIENCE:
                     if received - counted < SLOWEST * waited:
                         raise OSError(f"less than {SLOWEST:,} bytes a second")
@@ -339,11 +348,10 @@ def module_tensors(root: Module) -> Iterator[tuple[str, Stored]]:
 
 def unwrapped(content: Any) -> Any:
     """The state dict in what a training script saved."""
-    while isinstance(content, Mapping):
-        inner = [content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)]
-        if not inner:
-            break
-        content = inner[0]
+    for _ in range(3):  # one in the other
+        if isinstance(content, Mapping):
+            inner = [content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)]
+            content = inner[0] if inner else content
     return content
 
 
@@ -378,7 +386,8 @@ def verify(state_dict: Any, path: Path) -> dict[str, Tensor]:
     """`state_dict` without its extras, or an error that says why it is not a CLIP's."""
     layout = "expected a state dict in the layout of OpenAI's CLIP"
     if not isinstance(state_dict, Mapping) or not state_dict:
-        raise CheckpointError(f"{path} holds a {type(state_dict).__name__}; {layout}")
+        what = "nothing" if state_dict == {} else f"a {kind(state_dict)}"
+        raise CheckpointError(f"{path} holds {what}; {layout}")
     others = [name for name, value in state_dict.items() if not isinstance(value, Tensor | Stored)]
     if others:
         raise CheckpointError(f"{path} holds other things than tensors ({some(others)}); {layout}")
@@ -405,7 +414,7 @@ def tensors(state_dict: Mapping[str, Tensor | Stored], path: Path) -> dict[str, 
     weights = {}
     for name, value in state_dict.items():
         weights[name] = tensor = value.tensor() if isinstance(value, Stored) else value
-        if not (tensor.dtype.is_floating_point or name.endswith("num_batches_tracked")):
+        if tensor.dtype not in FLOATS and not name.endswith("num_batches_tracked"):
             raise CheckpointError(
                 f"{path}: {name} holds {tensor.dtype}, not floating-point numbers"
             )

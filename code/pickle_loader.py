@@ -16,7 +16,7 @@ from torch import Tensor
 
 from clip_ import make_preprocess
 from image_utils import image_files, open_image
-from tensor_pickles import ForeignName, Stored, read_pickle, reason
+from tensor_pickles import ForeignName, Stored, kind, read_pickle, reason
 
 Batch = dict[str, Tensor]
 BATCH = 40
@@ -140,8 +140,8 @@ def read_batch(path: Path) -> Batch:
     except Exception as error:  # a damaged file can fail in any way
         raise ValueError(f"{path} cannot be read: {reason(error)}") from error
     if not isinstance(content, dict) or not content:
-        kind = "an empty dict" if isinstance(content, dict) else type(content).__name__
-        raise ValueError(f"{path} must hold a dict of tensors; it holds {kind}")
+        what = kind(content) if content else "nothing"
+        raise ValueError(f"{path} must hold a dict of tensors; it holds {what}")
     try:
         batch = {key: _tensor(values) for key, values in content.items()}
         lengths = {key: len(values) for key, values in batch.items()}

@@ -7,7 +7,8 @@ place of tensors and arrays `Stored` ones: which bytes, seen how, and checked to
 
 Three things are written with such pickles: what `pickle` writes itself; archives of `torch.save`
 and TorchScript (zip files: `data.pkl`, and a storage's bytes in each `data/<key>`); and what
-`torch.save` wrote before PyTorch 1.6, which is also how a pickle holds the storage of a tensor.
+`torch.save` wrote before PyTorch 1.6, which is also how a pickle holds the storage of a tensor. Of
+these only zip files have checksums.
 """
 
 import io
@@ -60,6 +61,7 @@ class ForeignName(pickle.UnpicklingError):
 def reason(error: Exception) -> str:
     """What an error says, which may quote what a file holds, in brief."""
     text = str(error) or type(error).__name__
+    text = f"there is no {text}" if isinstance(error, KeyError) else text
     return text if len(text) <= 300 else f"{text[:300]}..."
 
 
@@ -140,6 +142,11 @@ class Stored:
         if 0 in self.size:
             return numbers.new_empty(self.size)
         return numbers.as_strided(self.size, self.stride, self.offset)
+
+
+def kind(value: Any) -> str:
+    """The type of what was read, as it is called elsewhere."""
+    return {Dict: "dict", Stored: "tensor"}.get(type(value), type(value).__name__)
 
 
 def whole(numbers: Iterable[Any]) -> tuple[int, ...]:
