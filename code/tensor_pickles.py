@@ -234,6 +234,10 @@ def _first(value: Any, *_: Any) -> Any:
     return value
 
 
+def _meta(*_: Any) -> None:
+    raise pickle.UnpicklingError("a meta tensor, which has no values")
+
+
 def _unused(*_: Any) -> None:
     """A size, a device: what training keeps beside its tensors."""
 
@@ -249,6 +253,7 @@ NAMES: dict[str, Name | torch.dtype] = {
     "torch._utils._rebuild_tensor": Name(_tensor),
     "torch._utils._rebuild_tensor_v2": Name(_tensor),
     "torch._utils._rebuild_parameter": Name(_first),
+    "torch._utils._rebuild_meta_tensor_no_storage": Name(_meta),
     "torch.storage._load_from_bytes": Name(_storage),
     "torch.Size": Name(_unused),
     "torch.device": Name(_unused),
