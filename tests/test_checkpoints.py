@@ -5,7 +5,10 @@ The checkpoints are small random CLIPs in the official layout, the server is on 
 
 import hashlib
 import http.server
+import os
 import pickle
+import resource
+import socket
 import threading
 import warnings
 import zipfile
@@ -223,16 +226,23 @@ def test_official_files_are_named_and_checked_as_the_official_package_does():
 class Server(http.server.BaseHTTPRequestHandler):
     """Serves `answers` one after the other, the last one for ever."""
 
-    answers: list[tuple[bytes, int]]  # what is sent, and the length that is promised
+    answers: list[tuple[bytes, int | str | None]]  # what is sent, and the length that is promised
     requests: list[str]
+    pause = 0.0  # seconds before each byte, if any
 
     def do_GET(self):
         self.requests.append(self.path)
         body, length = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
         self.send_response(200)
-        self.send_header("Content-Length", str(length))
+        if length is not None:
+            self.send_header("Content-Length", str(length))
         self.end_headers()
-        self.wfile.write(body)
+        try:
+            for start in range(0, len(body), 1 if self.pause else len(body)):
+                threading.Event().wait(self.pause)
+                self.wfile.write(body[start : start + 1] if self.pause else body)
+        except OSError:  # the other side has had enough
+            self.close_connection = True
 
     def log_message(self, *_):
         pass
@@ -256,7 +266,6 @@ def server(archive, monkeypatch):
         monkeypatch.setattr(checkpoints, "OFFICIAL_SITE", site)
         monkeypatch.setitem(checkpoints.OFFICIAL, "ViT-B/32", f"{sha256}/ViT-B-32.pt")
         monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-        monkeypatch.setattr("time.sleep", lambda _: None)  # between the two attempts
         yield handler
         server.shutdown()
 
@@ -308,9 +317,114 @@ def test_a_download_that_stays_cut_off_is_an_error_and_leaves_nothing(tmp_path, 
 
 def test_a_download_with_a_wrong_checksum_is_an_error_and_leaves_nothing(tmp_path, server):
     server.answers[:] = [(b"<html>please log in</html>", 26)]
-    with pytest.raises(CheckpointError, match="SHA256 hash of downloaded file"):
+    wanted = checkpoints.OFFICIAL["ViT-B/32"].split("/")[0]
+    found = hashlib.sha256(b"<html>please log in</html>").hexdigest()
+    with pytest.raises(
+        CheckpointError, match=f"SHA256 hash of downloaded file: {found} instead of {wanted}"
+    ):
         load_state_dict("ViT-B/32", tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("length", [1000, None, "many"], ids=["less", "none", "odd"])
+def test_a_length_that_is_not_the_files_is_noticed(tmp_path, server, archive, length):
+    server.answers[:] = [(archive[:-1], length)]
+    with pytest.raises(CheckpointError, match="cannot download ViT-B/32"):
+        load_state_dict("ViT-B/32", tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_server_that_tells_no_length_is_good_enough(tmp_path, server, archive, vit):
+    server.answers[:] = [(archive, None)]
+    assert_same_weights(load_state_dict("ViT-B/32", tmp_path), vit)
+
+
+def test_a_download_that_trickles_has_an_end(tmp_path, server, monkeypatch):
+    monkeypatch.setattr(checkpoints, "PATIENCE", 0.3)
+    server.pause = 0.01
+    with pytest.raises(CheckpointError, match="less than 10,000 bytes a second"):
+        load_state_dict("ViT-B/32", tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_download_that_stalls_has_an_end(tmp_path, server, monkeypatch):
+    monkeypatch.setattr(checkpoints, "PATIENCE", 0.1)
+    server.pause = 1
+    with pytest.raises(CheckpointError, match=r"cannot download ViT-B/32: .*timed out"):
+        load_state_dict("ViT-B/32", tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_download_without_end_has_one(tmp_path, server, archive, monkeypatch):
+    monkeypatch.setattr(checkpoints, "LARGEST", len(archive) // 2)
+    with pytest.raises(CheckpointError, match=r"more than [0-9,]+ bytes came"):
+        load_state_dict("ViT-B/32", tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_does_not_speak_http_is_an_error(tmp_path, monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+
+        def greet():
+            for _ in range(2):  # attempts
+                with other.accept()[0] as connection:
+                    connection.recv(1000)
+                    connection.sendall(b"220 mail ready\r\n")
+
+        threading.Thread(target=greet, daemon=True).start()
+        monkeypatch.setattr(checkpoints, "OFFICIAL_SITE", f"http://127.0.0.1:{port}")
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        with pytest.raises(CheckpointError, match="cannot download ViT-B/32"):
+            load_state_dict("ViT-B/32", tmp_path)
+
+
+def test_a_full_disk_leaves_nothing(tmp_path, server):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))  # bytes in a file
+    try:
+        with pytest.raises(CheckpointError, match=r"cannot download ViT-B/32: .*File too large"):
+            load_state_dict("ViT-B/32", tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_download_left_is_removed_by_the_next(tmp_path, server):
+    old, new, other = (
+        tmp_path / f".unfinished-{n}{end}"
+        for n, end in zip("012", (".pt", ".pt", ".png"), strict=True)
+    )
+    for path in (old, new, other):
+        path.write_bytes(b"PK")
+    for path in (old, other):
+        os.utime(path, (0, 0))
+    load_state_dict("ViT-B/32", tmp_path)
+    assert sorted(tmp_path.iterdir()) == sorted([new, other, tmp_path / "ViT-B-32.pt"])
+
+
+def test_two_that_download_at_once_both_have_the_file(tmp_path, server, archive, vit):
+    server.pause = 0.0
+    both = threading.Barrier(2)
+    write, results = server.do_GET, []
+
+    def together(self):
+        both.wait(30)
+        write(self)
+
+    server.do_GET = together
+    threads = [
+        threading.Thread(target=lambda: results.append(load_state_dict("ViT-B/32", tmp_path)))
+        for _ in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(results) == 2
+    for result in results:
+        assert_same_weights(result, vit)
+    assert [path.name for path in tmp_path.iterdir()] == ["ViT-B-32.pt"]
 
 
 def test_without_a_network_the_error_says_how_to_do_without(tmp_path, server, monkeypatch):
