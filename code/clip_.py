@@ -20,6 +20,7 @@ from torchvision import transforms
 import checkpoints
 from checkpoints import available_models
 from checks import require_finite, require_tensor, type_name
+from configuration import configuration, require_options
 from model import CLIP, build_model, convert_weights
 from objective import LOGIT_SCALE, feature_lengths, moderate, require_targets
 from simple_tokenizer import END, START, SimpleTokenizer
@@ -39,26 +40,39 @@ def load(
     download_root: str | PathLike | None = None,
     *,
     dtype: torch.dtype | None = None,
+    activation: str | None = None,
+    heads: int | tuple[int, int] | None = None,
 ) -> tuple[CLIP, transforms.Compose]:
     """A CLIP in evaluation mode, and the transform from a PIL image to what it reads.
 
     `name` is one of `available_models()`, or the path of a TorchScript archive as OpenAI ships
-    them, a state dict, or a safetensors file. Official models are downloaded once, to
-    `download_root` (default `~/.cache/clip`). `dtype` defaults to float16 on CUDA (with float32
-    normalisations, as OpenAI's) and to float32 elsewhere.
+    them, a state dict (also in a training checkpoint), or a safetensors file. Official models are
+    downloaded once, to `download_root` (default `~/.cache/clip`). `dtype` defaults to float16 on
+    CUDA (with float32 normalisations, as OpenAI's) and to float32 elsewhere.
 
-    Raises `checkpoints.CheckpointError` (a RuntimeError) if the weights cannot be had, and
-    ValueError if they do not fit together or `jit` is asked for.
+    What the tensors of a file do not tell is to be given: `activation`, "quickgelu" or "gelu", and
+    `heads`, those of the image tower or a pair, of image (a ResNet's attention pool) and text.
+    Known are those of OpenAI's archives and of the embedded models, and the heads of public CLIPs.
+
+    Raises `checkpoints.CheckpointError` (a RuntimeError and a ValueError) if the weights cannot be
+    had, do not fit together, or could be those of several networks, and ValueError if `jit` is
+    asked for.
     """
     if jit:
         raise ValueError(
             "jit=True: a TorchScript model cannot be explained, its attention cannot be recorded; "
             "load with jit=False"
         )
-    model = build_model(checkpoints.load_state_dict(name, download_root))
-    if dtype is None:
-        dtype = torch.float16 if torch.device(device).type == "cuda" else torch.float32
-    return convert_weights(model, dtype).to(device), make_preprocess(model.visual.input_resolution)
+    require_options(activation, heads)
+    device = torch.device(device)
+    checkpoint = checkpoints.read(name, download_root)
+    with checkpoints.errors_of(checkpoint.path):
+        found = configuration(checkpoint, activation, heads)
+        model = build_model(checkpoint.weights, activation=found.activation, heads=found.heads)
+        if dtype is None:
+            dtype = torch.float16 if device.type == "cuda" else torch.float32
+        convert_weights(model, dtype)
+    return model.to(device), make_preprocess(model.visual.input_resolution)
 
 
 def make_preprocess(resolution: int) -> transforms.Compose:
