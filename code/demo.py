@@ -12,11 +12,9 @@ from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryFile
 
-from matplotlib.font_manager import FontProperties, findfont, get_font
-
 from clip_ import to_rgb, tokenize
 from explainer import Explainer
-from figures import Panel, grid
+from figures import Panel, grid, without_glyph
 from files import whole_file
 from image_utils import as_picture, is_image, open_image, show_cam_on_image
 from pytorch_grad_cam import CAMS
@@ -30,7 +28,7 @@ EXAMPLES = {
 MODELS = {"ViT-emoji": METHODS, "RN-emoji": CAMS}
 TAKEN = f"a ViT takes {', '.join(METHODS)}; a ResNet {', '.join(CAMS)}"
 ENDINGS = (".png", ".pdf", ".svg", ".jpg", ".jpeg", ".webp")
-COLUMNS = 5
+COLUMNS, MOST = 5, 100  # panels in a row, prompts
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -49,6 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help=f"{', '.join(ENDINGS)}; default: IMAGE explained.png, in the folder where you are",
     )
     args = parser.parse_intermixed_args(arguments)
+    sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be of any bytes
     try:
         examples = {ROOT / "Images" / name: prompts for name, prompts in EXAMPLES.items()}
         if args.image:
@@ -61,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         rows = explained(examples, names, args.method)
         save([row[at : at + COLUMNS] for row in rows for at in range(0, len(row), COLUMNS)], output)
     except (OSError, ValueError, RuntimeError) as error:
-        parser.error(str(error))
+        parser.exit(2, f"{parser.prog}: {error}\n")
     print(f"wrote {output}")
 
 
@@ -69,6 +68,8 @@ def checked_prompts(prompts: list[str]) -> list[str]:
     """The prompts; raises ValueError or RuntimeError if they are none that a model can read."""
     if not prompts:
         raise ValueError('give at least one prompt after the image, such as "a cat"')
+    if len(prompts) > MOST:
+        raise ValueError(f"{len(prompts)} prompts are too many for one figure, at most {MOST} fit")
     for prompt in prompts:
         if not prompt.strip():
             raise ValueError("a prompt is empty")
@@ -87,7 +88,7 @@ def models_with(method: str | None) -> list[str]:
 
 
 def checked_output(path: Path | None, images: Sequence[Path], own: bool) -> Path:
-    """Where the figure goes; raises ValueError or OSError if it cannot be written there.
+    """Where the figure goes; raises ValueError if it cannot be written there.
 
     own: it is not the figure that the repository ships, and may not take that one's place.
     """
@@ -104,11 +105,13 @@ def checked_output(path: Path | None, images: Sequence[Path], own: bool) -> Path
         raise ValueError(f"{path} is the image that is explained: give another --output")
     if own and path.resolve().is_relative_to(results):
         raise ValueError(f"{results} is for the repository's own figures: give another --output")
-    with suppress(FileNotFoundError):
-        path.lstat()  # raises for a name that is too long
-    folder = next(folder for folder in path.absolute().parents if folder.exists())
-    with TemporaryFile(dir=folder):
-        return path
+    there = next(folder for folder in path.absolute().parents if folder.exists())
+    try:
+        with TemporaryFile(dir=there), suppress(FileNotFoundError):
+            path.lstat()  # fails if the name is too long
+    except OSError as error:
+        raise ValueError(f"cannot write {path}: {error.strerror}") from error
+    return path
 
 
 def explained(
@@ -137,18 +140,15 @@ def explained(
 
 
 def save(rows: list[list[Panel]], path: Path) -> None:
-    """Draw rows of panels into a file, and say which letters matplotlib's font does not have."""
-    font = get_font(findfont(FontProperties()))
-    letters = sorted({letter for row in rows for panel in row for letter in panel.title})
-    lacking = [one for one in letters if one.isprintable() and not font.get_char_index(ord(one))]
+    """Draw rows of panels into a file, and say which letters of the titles cannot be drawn."""
+    lacking = without_glyph("".join(panel.title for row in rows for panel in row))
     if lacking:
         print(
-            f"{font.family_name} cannot draw {' '.join(lacking)}: boxes stand for them "
-            "(matplotlibrc chooses another font)",
+            f"boxes stand for what matplotlib's fonts (font.family) lack: {' '.join(lacking)}",
             file=sys.stderr,
         )
     with warnings.catch_warnings(), whole_file(path) as unfinished:
-        warnings.filterwarnings("ignore", message="Glyph")  # said above, once
+        warnings.filterwarnings("ignore", message="Glyph")  # one a letter
         grid(rows, side=2.4).savefig(unfinished, dpi=110)
 
 

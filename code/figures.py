@@ -11,7 +11,7 @@ from textwrap import fill
 import numpy as np
 from jaxtyping import Float
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties
+from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.patches import Patch
 from matplotlib.text import Text
 from matplotlib.textpath import text_to_path
@@ -96,6 +96,17 @@ def verbatim(figure: Figure) -> None:
     """Take no text of a figure for mathematics."""
     for text in figure.findobj(Text):
         text.set_parse_math(False)
+
+
+def without_glyph(text: str) -> list[str]:
+    """The letters that none of matplotlib's fonts (`font.family`) has: it draws boxes for them."""
+    families = FontProperties().get_family()
+    fonts = [get_font(findfont(FontProperties(family=name))) for name in families]
+    return [
+        letter
+        for letter in sorted(set(text))
+        if letter.isprintable() and not any(font.get_char_index(ord(letter)) for font in fonts)
+    ]
 
 
 def wrapped(text: str, inches: float, points: float) -> str:
