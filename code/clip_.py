@@ -158,7 +158,7 @@ def grey_to_8_bit(image: Image.Image) -> Image.Image:
             )
     elif image.mode == "I" and high <= 255:
         white = 255
-    return Image.fromarray((levels.clip(0, white) / (white / 255)).round().astype(np.uint8))
+    return Image.fromarray((levels.clip(0, white) * (255 / white)).round().astype(np.uint8))
 
 
 @cache

@@ -26,7 +26,7 @@ EXAMPLES = {
     "car&bicycle&tree.png": ["a car", "a tree"],
 }
 MODELS = {"ViT-emoji": METHODS, "RN-emoji": CAMS}
-TAKEN = f"a ViT takes {', '.join(METHODS)}; a ResNet {', '.join(CAMS)}"
+KNOWN = f"a ViT takes {', '.join(METHODS)}; a ResNet {', '.join(CAMS)}"
 ENDINGS = (".png", ".pdf", ".svg", ".jpg", ".jpeg", ".webp")
 COLUMNS, MOST = 5, 100  # panels in a row, prompts
 
@@ -47,7 +47,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help=f"{', '.join(ENDINGS)}; default: IMAGE explained.png, in the folder where you are",
     )
     args = parser.parse_intermixed_args(arguments)
-    sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be of any bytes
     try:
         examples = {ROOT / "Images" / name: prompts for name, prompts in EXAMPLES.items()}
         if args.image:
@@ -83,7 +82,7 @@ def models_with(method: str | None) -> list[str]:
     """The embedded models that have a method."""
     names = [name for name, table in MODELS.items() if method is None or method in table]
     if not names:
-        raise ValueError(f"unknown method {method!r}: {TAKEN}")
+        raise ValueError(f"unknown method {method!r}: {KNOWN}")
     return names
 
 
@@ -99,18 +98,18 @@ def checked_output(path: Path | None, images: Sequence[Path], own: bool) -> Path
             path = Path(f"{next(iter(images)).stem} explained.png")
     if path.suffix.lower() not in ENDINGS:
         raise ValueError(f"{path} must end in one of {', '.join(ENDINGS)}")
-    if path.is_dir():
-        raise ValueError(f"{path} is a folder")
-    if path.exists() and any(path.samefile(image) for image in images):
-        raise ValueError(f"{path} is the image that is explained: give another --output")
-    if own and path.resolve().is_relative_to(results):
-        raise ValueError(f"{results} is for the repository's own figures: give another --output")
     there = next(folder for folder in path.absolute().parents if folder.exists())
     try:
         with TemporaryFile(dir=there), suppress(FileNotFoundError):
             path.lstat()  # fails if the name is too long
     except OSError as error:
         raise ValueError(f"cannot write {path}: {error.strerror}") from error
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder")
+    if path.exists() and any(path.samefile(image) for image in images):
+        raise ValueError(f"{path} is the image that is explained: give another --output")
+    if own and path.resolve().is_relative_to(results):
+        raise ValueError(f"{results} is for the repository's own figures: give another --output")
     return path
 
 
@@ -121,7 +120,7 @@ def explained(
     explainers = [Explainer(name) for name in names]
     for name, explainer in zip(names, explainers, strict=True):
         if method is not None and method not in explainer.methods:
-            raise ValueError(f"{name} is a {explainer.kind} and has no method {method!r}: {TAKEN}")
+            raise ValueError(f"{name} is a {explainer.kind} and has no method {method!r}: {KNOWN}")
     rows = [[] for _ in examples]
     for name, explainer in zip(names, explainers, strict=True):
         for row, (path, prompts) in zip(rows, examples.items(), strict=True):
@@ -153,4 +152,5 @@ def save(rows: list[list[Panel]], path: Path) -> None:
 
 
 if __name__ == "__main__":
+    sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be of any bytes
     main()

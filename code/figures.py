@@ -10,11 +10,11 @@ from textwrap import fill
 
 import numpy as np
 from jaxtyping import Float
+from matplotlib.backends.backend_agg import RendererAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.patches import Patch
 from matplotlib.text import Text
-from matplotlib.textpath import text_to_path
 
 from checks import require_finite
 from evaluation.statistics import interval
@@ -50,7 +50,7 @@ def grid(
     """
     columns = max(map(len, rows))
     width = columns * (side + GAP) + 0.35 * bool(labels)
-    title = wrapped(title, width, TITLE + 2)
+    title = wrapped(title, width - GAP, TITLE + 2)
     lines = [max((text_lines(panel, side) for panel in row if panel), default=0) for row in rows]
     height = sum(side + 0.16 * count + 0.08 for count in lines)
     figure = Figure(
@@ -101,7 +101,7 @@ def verbatim(figure: Figure) -> None:
 def without_glyph(text: str) -> list[str]:
     """The letters that none of matplotlib's fonts (`font.family`) has: it draws boxes for them."""
     families = FontProperties().get_family()
-    fonts = [get_font(findfont(FontProperties(family=name))) for name in families]
+    fonts = [get_font(findfont(FontProperties(family=[name]))) for name in families]
     return [
         letter
         for letter in sorted(set(text))
@@ -110,7 +110,7 @@ def without_glyph(text: str) -> list[str]:
 
 
 def wrapped(text: str, inches: float, points: float) -> str:
-    """`text` in lines that fit; a letter is about half as wide as high, or what the font says."""
+    """`text` in lines that fit; a letter is about half as wide as high, but some are wider."""
     width = int(inches * 72 / (0.55 * points))
     lines = "\n".join(fill(line, width) for line in text.split("\n"))
     while width > 1 and breadth(lines, points) > inches + GAP:
@@ -121,9 +121,9 @@ def wrapped(text: str, inches: float, points: float) -> str:
 
 def breadth(lines: str, points: float) -> float:
     """Of the longest line, in inches."""
+    measure = RendererAgg(1, 1, dpi=100).get_text_width_height_descent
     font = FontProperties(size=points)
-    measure = text_to_path.get_text_width_height_descent
-    return max(measure(line, font, ismath=False)[0] for line in lines.split("\n")) / 72
+    return max(measure(line, font, ismath=False)[0] for line in lines.split("\n")) / 100
 
 
 def text_lines(panel: Panel, side: float) -> int:

@@ -149,14 +149,14 @@ def colours(img: Picture) -> Image:
     if pixels.ndim == 2:
         pixels = pixels[..., None]
     channels = (1, 3, 4)
-    first, last = pixels.shape[0] in channels, pixels.shape[-1] in channels
-    if pixels.ndim == 3 and first and (is_tensor or not last):
-        pixels = np.moveaxis(pixels, 0, -1)
-    if pixels.ndim != 3 or pixels.shape[-1] not in channels:
+    first, last = (pixels.ndim == 3 and pixels.shape[axis] in channels for axis in (0, -1))
+    if not (first or last):
         raise ValueError(
             "img must be one picture, [row, column, channel] with 1, 3 or 4 channels; "
             f"got {list(values.shape)}"
         )
+    if first and (is_tensor or not last):
+        pixels = np.moveaxis(pixels, 0, -1)
     if pixels.shape[-1] == 4:
         opacity = pixels[..., 3:]
         pixels = pixels[..., :3] * opacity + (1 - opacity)
