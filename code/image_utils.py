@@ -44,19 +44,10 @@ def open_image(path: str | Path) -> PIL.Image.Image:
 
 
 def read_mask(path: str | Path, size: tuple[int, int]) -> Bool[Tensor, "row column"]:
-    """Where a mask's file is bright, at (height, width). White is 255, or 1 if nothing is above.
-
-    Raises ValueError for a mask in other proportions, by more than rounding.
-    """
+    """Where a mask's file is bright, at (height, width)."""
     height, width = size
-    mask = to_rgb(open_image(path)).convert("L")
-    if abs(mask.width * height - mask.height * width) > max(size):
-        raise ValueError(
-            f"{path} is no mask of a picture of {width} x {height}: it has other proportions, "
-            f"{mask.width} x {mask.height}"
-        )
-    levels = np.array(mask.resize((width, height), PIL.Image.Resampling.NEAREST))
-    return torch.from_numpy(levels > (127 if np.max(mask) > 1 else 0))
+    mask = open_image(path).convert("L").resize((width, height), PIL.Image.Resampling.NEAREST)
+    return torch.from_numpy(np.array(mask) > 127)
 
 
 def image_files(folder: str | Path) -> list[Path]:

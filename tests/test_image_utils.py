@@ -13,7 +13,6 @@ from image_utils import (
     image_files,
     normalise_pixels,
     open_image,
-    read_mask,
     show_cam_on_image,
     show_overlapped_cam,
     to_bytes,
@@ -386,25 +385,3 @@ def test_folders_list_pictures_only(tmp_path):
     (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere.png")
     assert [path.name for path in image_files(tmp_path)] == ["a.jpeg", "b.PNG"]
     assert image_files(tmp_path / "nowhere") == []
-
-
-@pytest.mark.parametrize("white", [1, 255])
-@pytest.mark.parametrize("mode", ["L", "I", "F", "RGB"])
-def test_a_mask_is_bright_where_it_is_white(tmp_path, mode, white):
-    image = Image.fromarray(np.uint8([[0, white], [0, 0]]))
-    image.convert(mode).save(tmp_path / "mask.tif")
-    assert read_mask(tmp_path / "mask.tif", (4, 4)).sum() == 4
-
-
-def test_a_mask_is_turned_as_its_exif_says(tmp_path):
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    Image.fromarray(np.uint8([[255, 0, 0, 0]])).save(tmp_path / "mask.png", exif=exif)
-    assert read_mask(tmp_path / "mask.png", (4, 1))[:, 0].tolist() == [True, False, False, False]
-
-
-def test_a_mask_in_other_proportions_is_refused(tmp_path):
-    Image.new("L", (333, 500)).save(tmp_path / "mask.png")
-    assert read_mask(tmp_path / "mask.png", (336, 224)).shape == (336, 224)
-    with pytest.raises(ValueError, match=r"mask\.png.*224 x 224.*proportions, 333 x 500"):
-        read_mask(tmp_path / "mask.png", (224, 224))
