@@ -86,8 +86,9 @@ def insertion_deletion(
     """Areas for each image and its map at the same size; `asked` is the number of its target.
 
     Of two scores: "similarity", the cosine with the target, and "softmax", the target's share among
-    all concepts. Keys: "insertion, similarity" and so on. Raises ValueError as `curves` does, and for
-    a target that is not among the features.
+    all concepts. Keys: "insertion, similarity" and so on.
+
+    Raises ValueError as `curves` does, and for a target that is not among the features.
     """
     if asked.shape != (len(images),) or not ((asked >= 0) & (asked < len(features))).all():
         raise ValueError(
