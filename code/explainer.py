@@ -64,3 +64,19 @@ class Explainer:
     ) -> Float[np.ndarray, "image target row column"]:
         """Relevance in [0, 1] at the size of the images, each map scaled by itself."""
         return normalise_maps(self.maps(images, targets, method, negative)).cpu().numpy()
+
+
+def explainers(names: Sequence[str]) -> list[Explainer]:
+    """Models to be shown beside one another. Raises ValueError if two would have one name."""
+    found: dict[str, str] = {}
+    models = []
+    for name in names:
+        model = Explainer(name)
+        if model.name in found:
+            raise ValueError(
+                f"{found[model.name]} and {name} would both be called {model.name}: name each model "
+                "once, and give files names of their own"
+            )
+        found[model.name] = name
+        models.append(model)
+    return models
