@@ -23,7 +23,7 @@ class Explainer:
     """The model that `load(name)` gives, with its preprocessing."""
 
     def __init__(self, name: str):
-        self.name = Path(name).stem if Path(name).is_file() else name.replace("/", "-")
+        self.name = shown_name(name)
         self.model, self.preprocess = load(name)
         self.visual = self.model.visual
         self.kind = "ViT" if isinstance(self.visual, VisionTransformer) else "ResNet"
@@ -66,17 +66,20 @@ class Explainer:
         return normalise_maps(self.maps(images, targets, method, negative)).cpu().numpy()
 
 
+def shown_name(name: str) -> str:
+    """What figures, tables and files call the model that `load(name)` gives."""
+    return Path(name).stem if Path(name).is_file() else name.replace("/", "-")
+
+
 def explainers(names: Sequence[str]) -> list[Explainer]:
     """Models to be shown beside one another. Raises ValueError if two would have one name."""
     found: dict[str, str] = {}
-    models = []
     for name in names:
-        model = Explainer(name)
-        if model.name in found:
+        shown = shown_name(name)
+        if shown in found:
             raise ValueError(
-                f"{found[model.name]} and {name} would both be called {model.name}: name each model "
-                "once, and give files names of their own"
+                f"{found[shown]} and {name} would both be called {shown}: name each model once, "
+                "and give files names of their own"
             )
-        found[model.name] = name
-        models.append(model)
-    return models
+        found[shown] = name
+    return [Explainer(name) for name in names]
