@@ -22,7 +22,7 @@ class Explainer:
     """The model that `load(name)` gives, with its preprocessing."""
 
     def __init__(self, name: str):
-        self.name = Path(name).stem if Path(name).is_file() else name.replace("/", "-")
+        self.name = shown_name(name)
         self.model, self.preprocess = load(name)
         self.visual = self.model.visual
         self.kind = "ViT" if isinstance(self.visual, VisionTransformer) else "ResNet"
@@ -63,3 +63,22 @@ class Explainer:
     ) -> Float[np.ndarray, "image target row column"]:
         """Relevance in [0, 1] at the size of the images, each map scaled by itself."""
         return normalise_maps(self.maps(images, targets, method, negative)).cpu().numpy()
+
+
+def shown_name(name: str) -> str:
+    """What figures, tables and files call the model that `load(name)` gives."""
+    return Path(name).stem if Path(name).is_file() else name.replace("/", "-")
+
+
+def explainers(names: Sequence[str]) -> list[Explainer]:
+    """Models to be shown beside one another. Raises ValueError if two would have one name."""
+    found: dict[str, str] = {}
+    for name in names:
+        shown = shown_name(name)
+        if shown in found:
+            raise ValueError(
+                f"{found[shown]} and {name} would both be called {shown}: name each model once, "
+                "and give files names of their own"
+            )
+        found[shown] = name
+    return [Explainer(name) for name in names]
