@@ -11,10 +11,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from cams import CAMS
 from maps import normalise_maps, resize_maps
 from model import ModifiedResNet, VisionTransformer
 from objective import for_each_image, target_directions
-from pytorch_grad_cam import CAMS
 from recording import record_all_queries
 from vit_methods import METHODS
 
