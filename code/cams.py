@@ -1,7 +1,7 @@
 """The CAMs of `pytorch_grad_cam`: of the one beside this file, not of PyPI's grad-cam.
 
-That has the same name, and is found instead wherever this folder comes later on the path. What needs
-the CAMs imports them from here, which says so at once.
+PyPI's has the same name, and is found instead wherever this folder comes later on the path. What
+needs the CAMs imports them from here, which says so at once.
 """
 
 import importlib.util
