@@ -7,19 +7,25 @@ backward pass may follow, it keeps
     block.attn_probs   (batch * heads, tokens, tokens)   after the forward pass
     block.attn_grad    the same shape                    after the backward pass
 
-Both are detached: they hold no computation graph alive. Training mode and `torch.no_grad()` record
-nothing.
+They hold no computation graph alive: `attn_probs` is the tensor in the graph as long as that lives,
+so that `torch.autograd.grad(score, [block.attn_probs])` works, and a detached one afterwards. Both
+are None after a forward pass that records nothing: in training mode, under `torch.no_grad()`, while
+compiling, exporting or tracing, and where maps are made (`saliency.py`).
 """
 
 import math
 from collections import OrderedDict
-from collections.abc import Mapping
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.utils.weak import TensorWeakRef
+
+from checks import is_plain, require_tensor
 
 HEAD_WIDTH = 64  # of every transformer in every official CLIP
 
@@ -82,6 +88,12 @@ class Attention(nn.Module):
             scores = scores.masked_fill(later, -math.inf)
         return scores.softmax(-1)
 
+    def forward(
+        self, x: Float[Tensor, "batch token width"], attend: Callable[..., Tensor]
+    ) -> Float[Tensor, "batch token width"]:
+        """What the heads write to the stream; `attend` mixes values by queries and keys."""
+        return self.merge(attend(*self.queries_keys_values(x)))
+
     def merge(self, x: Float[Tensor, "batch head token depth"]) -> Float[Tensor, "batch token _"]:
         """Join the heads and project back to the width of the stream."""
         return self.out_proj(x.transpose(1, 2).flatten(2))
@@ -101,36 +113,126 @@ class ResidualAttentionBlock(nn.Module):
         )
         self.ln_2 = LayerNorm(width)
         self.causal = causal
-        self.attn_probs: Tensor | None = None
-        self.attn_grad: Tensor | None = None
+        self.recorded: Recorded | None = None
+
+    @property
+    def attn_probs(self) -> Float[Tensor, "batch*head token token"] | None:
+        return self.recorded and self.recorded.attention
+
+    @attn_probs.setter
+    def attn_probs(self, attention: Tensor | None) -> None:
+        self.recorded = None if attention is None else Recorded(attention)
+
+    @property
+    def attn_grad(self) -> Float[Tensor, "batch*head token token"] | None:
+        return self.recorded and self.recorded.gradient
+
+    @attn_grad.setter
+    def attn_grad(self, gradient: Tensor | None) -> None:
+        if self.recorded:
+            self.recorded.gradient = gradient
 
     def forward(self, x: Float[Tensor, "batch token width"]) -> Float[Tensor, "batch token width"]:
-        q, k, v = self.attn.queries_keys_values(self.ln_1(x))
-        if is_recording(self):
-            mixed = self.record(self.attn.probabilities(q, k, self.causal)) @ v
-        else:
-            mixed = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
-        return self.finish(x, mixed)
+        return self.think(x + self.attn(self.ln_1(x), self.attend))
 
     def finish(
         self, x: Float[Tensor, "batch token width"], mixed: Float[Tensor, "batch head token depth"]
     ) -> Float[Tensor, "batch token width"]:
         """What follows the attention: `mixed` are the values as each token's heads mix them."""
-        x = x + self.attn.merge(mixed)
+        return self.think(x + self.attn.merge(mixed))
+
+    def think(self, x: Float[Tensor, "batch token width"]) -> Float[Tensor, "batch token width"]:
         return x + self.mlp(self.ln_2(x))
 
-    def record(self, probabilities: Float[Tensor, "batch head token token"]) -> Tensor:
-        """Keep attention now and its gradient when the backward pass reaches it."""
-        if not probabilities.requires_grad:  # a model whose parameters are all frozen
-            probabilities.requires_grad_()
+    def attend(
+        self,
+        q: Float[Tensor, "batch head token depth"],
+        k: Float[Tensor, "batch head token depth"],
+        v: Float[Tensor, "batch head token depth"],
+    ) -> Float[Tensor, "batch head token depth"]:
+        self.recorded = None
+        if not is_recording(self):
+            return F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
+        attention = self.record(self.attn.probabilities(q, k, self.causal))
+        return torch.bmm(attention, v.flatten(0, 1)).view_as(q)
+
+    def record(
+        self, probabilities: Float[Tensor, "batch head token token"]
+    ) -> Float[Tensor, "batch*head token token"]:
+        """Keep attention now and its gradient when the backward pass reaches it.
+
+        What is returned, and nothing else, must go on in the forward pass.
+        """
         flat = probabilities.flatten(0, 1)
-        self.attn_probs, self.attn_grad = flat.detach(), None
-        flat.register_hook(partial(setattr, self, "attn_grad"))
-        return flat.view_as(probabilities)
+        if not flat.requires_grad:  # a model whose parameters are all frozen
+            flat.requires_grad_()
+        watched = WATCHED.get()
+        if watched is None:
+            self.recorded = Recorded(flat)
+            flat.register_hook(self.recorded.keep_gradient)
+        else:
+            watched.append((self, flat))
+        return flat
+
+
+class Recorded:
+    """The attention of one forward pass, and its gradient once a backward pass has reached it.
+
+    A graph that is still alive holds its own tensor; here it is held weakly.
+    """
+
+    def __init__(self, attention: Tensor):
+        self.in_graph: TensorWeakRef | None = TensorWeakRef(attention)
+        self.detached = attention.detach()
+        self.gradient: Tensor | None = None
+
+    @property
+    def attention(self) -> Tensor:
+        alive = self.in_graph and self.in_graph()
+        return self.detached if alive is None else alive
+
+    def keep_gradient(self, gradient: Tensor) -> None:
+        self.gradient = gradient.detach()
+
+    def __getstate__(self) -> dict:
+        """Copies and files are without the graph."""
+        return {**vars(self), "in_graph": None}
+
+
+WATCHED: ContextVar[list[tuple[ResidualAttentionBlock, Tensor]] | None] = ContextVar(
+    "WATCHED", default=None
+)
+
+
+@contextmanager
+def watched_attention() -> Iterator[list[tuple[ResidualAttentionBlock, Tensor]]]:
+    """Inside the block, in this thread, the blocks that run put themselves and their attention,
+    (batch * heads, tokens, tokens) and part of the graph, on the list; they keep nothing.
+    """
+    watched = []
+    token = WATCHED.set(watched)
+    try:
+        yield watched
+    finally:
+        WATCHED.reset(token)
 
 
 def is_recording(module: nn.Module) -> bool:
-    return torch.is_grad_enabled() and not module.training
+    return (
+        torch.is_grad_enabled()
+        and not is_traced()
+        and (not module.training or WATCHED.get() is not None)
+    )
+
+
+def is_traced() -> bool:
+    """Whether a program is being written down that will run on other values."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()
+
+
+def has_values(x: Tensor) -> bool:
+    """Whether a decision may be taken by the values of a tensor."""
+    return not (x.is_meta or is_traced())
 
 
 class Transformer(nn.Module):
@@ -147,6 +249,9 @@ class Transformer(nn.Module):
 
 def patch_grid(images: Tensor, stride: int) -> tuple[int, int]:
     """Rows and columns of the grid that images [B, 3, H, W] make, or an error that says why not."""
+    require_tensor(
+        images, "images must be a tensor [batch, 3, height, width] as preprocess makes it"
+    )
     if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
         raise ValueError(
             "images must be a float tensor [batch, 3, height, width] as preprocess makes it "
@@ -159,6 +264,27 @@ def patch_grid(images: Tensor, stride: int) -> tuple[int, int]:
             f"got {height} x {width}"
         )
     return height // stride, width // stride
+
+
+def require_token_ids(text: Tensor, vocabulary: int, longest: int) -> None:
+    """Raise TypeError or ValueError unless `text` is what `tokenize` makes for this model."""
+    wanted = 'texts are given as token ids [text, token], encode_text(tokenize(["a horse"]))'
+    require_tensor(text, wanted)
+    if text.dtype not in (torch.int32, torch.int64) or text.ndim != 2 or not text.numel():
+        raise ValueError(f"{wanted}; got {text.dtype} {list(text.shape)}")
+    if text.shape[1] > longest:
+        raise ValueError(f"this model reads {longest} tokens of a text; got {text.shape[1]}")
+    if not has_values(text):
+        return
+    if text.min() < 0 or text.max() >= vocabulary:
+        raise ValueError(
+            f"token ids of this model are 0 to {vocabulary - 1}; got {text.min()} to {text.max()}"
+        )
+    if (text.amax(1) < vocabulary - 1).any():
+        raise ValueError(
+            f"a text has no end token, id {vocabulary - 1}: features are read there "
+            "(tokenize with truncate=True keeps it where a text is cut)"
+        )
 
 
 def fit_positions(
@@ -444,8 +570,11 @@ class CLIP(nn.Module):
         return self.visual(image)
 
     def encode_text(self, text: Int[Tensor, "text token"]) -> Float[Tensor, "text feature"]:
+        """Features of token ids as `tokenize` makes them, on any device."""
+        require_token_ids(text, self.vocab_size, self.context_length)
+        text = text.to(self.positional_embedding.device)
         end = text.argmax(-1)  # end-of-text has the largest id of all
-        if not is_recording(self):
+        if has_values(text) and not is_recording(self) and is_plain(self.transformer):
             # What follows the end cannot influence it (the attention is causal): skip it.
             text = text[:, : int(end.max()) + 1]
         x = self.token_embedding(text) + self.positional_embedding[: text.shape[1]]

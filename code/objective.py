@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from checks import require_finite, require_tensor
+
 LOGIT_SCALE = 100  # of every official CLIP: similarities are given as 100 times the cosine
 
 
@@ -16,26 +18,53 @@ def target_directions(
     targets: Float[Tensor, "*image target feature"], width: int | None = None
 ) -> Float[Tensor, "*image target feature"]:
     """Checked targets as unit vectors, in float32 at least; `width` is the model's, if known."""
+    require_targets(targets, width)
+    targets = moderate(targets.detach().to(torch.promote_types(targets.dtype, torch.float32)))
+    if not targets.any(-1).all():
+        raise ValueError("target features are all zero: no cosine with them is defined")
+    return targets / targets.norm(dim=-1, keepdim=True)
+
+
+def require_targets(targets: Tensor, width: int | None = None) -> None:
+    """Raise TypeError or ValueError unless `targets` are finite vectors as wide as the model's."""
+    shape = f"[target, {width or 'feature'}] or [image, target, {width or 'feature'}]"
+    require_tensor(
+        targets,
+        f"target features must be a tensor {shape} for this model; "
+        'those of texts are model.encode_text(tokenize(["a cow", "a sheep"]))',
+    )
+    if not targets.is_floating_point():
+        raise ValueError(f"target features must be floats; got {targets.dtype}")
     if targets.ndim not in (2, 3) or targets.shape[-1] != (width or targets.shape[-1]):
         raise ValueError(
-            f"target features must be [target, {width or 'feature'}] or "
-            f"[image, target, {width or 'feature'}] for this model; got {list(targets.shape)}"
+            f"target features must be {shape} for this model "
+            f"(add an axis to one target with .unsqueeze(0)); got {list(targets.shape)}"
         )
     if not targets.shape[-2]:
         raise ValueError(f"there must be at least one target; got {list(targets.shape)}")
-    targets = targets.detach().to(torch.promote_types(targets.dtype, torch.float32))
-    lengths = targets.norm(dim=-1, keepdim=True)
-    if not lengths.isfinite().all():
-        raise ValueError("target features hold NaN or infinite values")
-    if not lengths.all():
-        raise ValueError("target features are all zero: no cosine with them is defined")
-    return targets / lengths
+    require_finite(targets, "target features")
+
+
+def moderate(vectors: Float[Tensor, "*batch feature"]) -> Float[Tensor, "*batch feature"]:
+    """Vectors of the same directions, whose squares neither overflow nor vanish; most as they are.
+
+    Float32 takes the length of 1e20 for infinite and that of 1e-24 for zero.
+    """
+    largest = vectors.detach().abs().amax(-1, keepdim=True)
+    usual = (largest == 0) | ((largest > 1e-6) & (largest < 1e6))
+    return vectors / torch.where(usual, 1, largest)
 
 
 def for_each_image(
-    directions: Float[Tensor, "*image target feature"], images: Tensor, weight: Tensor
+    directions: Float[Tensor, "*image target feature"],
+    images: Tensor,
+    weight: Tensor,
+    width: int | None = None,
 ) -> Float[Tensor, "image target feature"]:
-    """The directions of each image, on the device of the model's `weight`, in float32 at least."""
+    """Checked directions of each image, on the device of the model's `weight`, in float32 at least;
+    `width` is that of the model's features, if known.
+    """
+    require_targets(directions, width)
     if directions.ndim == 3 and len(directions) != len(images):
         raise ValueError(f"got targets for {len(directions)} images, but {len(images)} images")
     dtype = torch.promote_types(weight.dtype, torch.float32)
@@ -48,7 +77,7 @@ def objective_slopes(
 ) -> Float[Tensor, "target image feature"]:
     """d (f / |f|)·t / d f = (t - (t·u) u) / |f| with u = f / |f|: the way back starts here."""
     exact = features.unsqueeze(1).to(directions.dtype)
-    length = exact.norm(dim=-1, keepdim=True)
+    length = feature_lengths(exact)
     unit = exact / length
     along = (directions * unit).sum(-1, keepdim=True)
     return ((directions - along * unit) / length).transpose(0, 1).to(features.dtype)
@@ -59,4 +88,19 @@ def similarities(
 ) -> Float[Tensor, "*batch target"]:
     """100 times the scalar product of the unit features with each direction."""
     exact = features.to(directions.dtype)
-    return LOGIT_SCALE * (exact / exact.norm(dim=-1, keepdim=True)) @ directions.T
+    return LOGIT_SCALE * (exact / feature_lengths(exact)) @ directions.T
+
+
+def feature_lengths(features: Float[Tensor, "*batch feature"]) -> Float[Tensor, "*batch 1"]:
+    """Lengths of a model's features, or ValueError where no cosine with them is defined."""
+    lengths = features.norm(dim=-1, keepdim=True)
+    if not lengths.isfinite().all():
+        raise ValueError(
+            "the features that the model gives an image hold NaN or infinity: there may be one in "
+            "its weights, or a number too large for its precision (then try model.float())"
+        )
+    if (lengths < torch.finfo(lengths.dtype).tiny ** 0.5).any():
+        raise ValueError(
+            "the features that the model gives an image are zero: no cosine is defined"
+        )
+    return lengths

@@ -1,6 +1,7 @@
 """Run a ViT and record the attention of its blocks with the gradient of the objective.
 
-Two ways, both without the gradient of any parameter and without a trace on the network:
+Two ways, with shortcuts for a network that is as its classes say (`is_as_written`), both without
+the gradient of any parameter and without a trace on the network:
 
 `record_cls_queries`   one fused forward pass without autograd, plus the row of CLS in each block.
                        The only gradient is that of the last block's row, and it stands for all.
@@ -9,18 +10,31 @@ Two ways, both without the gradient of any parameter and without a trace on the 
                        block by block. Memory grows with blocks x heads x tokens²; `pairs_at_once`
                        says how many pairs of image and target do not slow each other down.
 
+Where there are hooks, adapters, or blocks of other classes, both run the network as it is and read
+the attention while it runs, which takes about as much memory and time as autograd does.
+
 Each takes the image encoder, images, unit `directions [image, target, feature]` to explain and the
 first block to record, and yields pairs (A_l, G_l) as `vit_methods.py` describes, last block first.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import zip_longest
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
 
-from model import ResidualAttentionBlock, VisionTransformer
+from checks import is_plain, type_name
+from model import (
+    Attention,
+    ResidualAttentionBlock,
+    Transformer,
+    VisionTransformer,
+    watched_attention,
+)
 from objective import objective_slopes
 
 Blocks = Iterator[
@@ -33,10 +47,37 @@ MOST_BYTES = {"cpu": 2**24}
 MOST_ELSEWHERE = 2**30
 
 
+def blocks_of(visual: VisionTransformer) -> nn.Sequential:
+    """The attention blocks of a ViT, also where something was wrapped around the transformer."""
+    for module in visual.modules():
+        if isinstance(module, Transformer):
+            return module.resblocks
+    raise ValueError(
+        f"the attention of this model's transformer, a {type_name(visual.transformer)}, cannot be "
+        "read: only model.Transformer records it"
+    )
+
+
+def is_as_written(visual: VisionTransformer) -> bool:
+    """Whether the shortcuts lead to what the network itself does."""
+    inner = [getattr(block, "_orig_mod", block) for block in blocks_of(visual)]  # of torch.compile
+    return is_plain(visual) and all(isinstance(block, ResidualAttentionBlock) for block in inner)
+
+
+def forget_attention(visual: VisionTransformer) -> None:
+    """Empty `attn_probs` and `attn_grad` of all blocks: they are those of other images."""
+    for module in visual.modules():
+        if isinstance(module, ResidualAttentionBlock):
+            module.attn_probs = None
+
+
 def pairs_at_once(visual: VisionTransformer, images: Tensor) -> int:
-    """How many pairs of image and target `record_all_queries` should take at once, one at least."""
+    """How many pairs of image and target go well together where whole matrices are recorded, one
+    at least.
+    """
     rows, columns = visual.grid(images)
-    pair = visual.transformer.resblocks[0].attn.heads * (rows * columns + 1) ** 2
+    heads = next(module.heads for module in visual.modules() if isinstance(module, Attention))
+    pair = heads * (rows * columns + 1) ** 2
     most = MOST_BYTES.get(images.device.type, MOST_ELSEWHERE)
     return max(1, most // (pair * images.element_size()))
 
@@ -45,7 +86,10 @@ def pairs_at_once(visual: VisionTransformer, images: Tensor) -> int:
 def record_cls_queries(
     visual: VisionTransformer, images: Tensor, directions: Tensor, first: int
 ) -> Blocks:
-    *early, last = visual.transformer.resblocks
+    if not is_as_written(visual):
+        yield from record_as_it_runs(visual, images, directions, first, every=False)
+        return
+    *early, last = blocks_of(visual)
     rows = []
     x = visual.embed(images)
     for index, block in enumerate(early):
@@ -62,7 +106,10 @@ def record_cls_queries(
 def record_all_queries(
     visual: VisionTransformer, images: Tensor, directions: Tensor, first: int
 ) -> Blocks:
-    *early, last = visual.transformer.resblocks
+    if not is_as_written(visual):
+        yield from record_as_it_runs(visual, images, directions, first, every=True)
+        return
+    *early, last = blocks_of(visual)
     x = visual.embed(images)
     for block in early[:first]:
         x = block(x)
@@ -82,7 +129,7 @@ def record_all_queries(
     while passed:
         start, attention, end = passed.pop()
         wanted = (attention, start) if passed else (attention,)  # before the first is nothing
-        gradient, *slopes = torch.autograd.grad(end, wanted, slopes, is_grads_batched=True)
+        gradient, *slopes = gradients(end, wanted, *slopes)
         yield recorded(attention.detach(), gradient.transpose(0, 1))
 
 
@@ -107,10 +154,86 @@ def record_last_block(
         features = visual.project(block.finish(x[:, :1], mixed)[:, 0])
     slopes = objective_slopes(features.detach(), directions)
     wanted = (mixed, x) if x.requires_grad else (mixed,)
-    slopes, *rest = torch.autograd.grad(features, wanted, slopes, is_grads_batched=True)
+    slopes, *rest = gradients(features, wanted, slopes)
     # mixed = row @ v, written out because autograd would copy v for every target.
     gradient = torch.einsum("kbhqd,bhtd->bkhqt", slopes, v.detach())
     return row.detach(), gradient, rest
+
+
+def record_as_it_runs(
+    visual: VisionTransformer, images: Tensor, directions: Tensor, first: int, every: bool
+) -> Blocks:
+    """Whole matrices of all blocks, read while the network itself runs; each with its own gradient
+    if `every`, otherwise with that of the last.
+    """
+    require_repeatable(visual)
+    with torch.enable_grad(), watched_attention() as watched:
+        features = visual(images)
+    attentions = attention_of_each(visual, images, watched)[first:]
+    if not features.requires_grad:
+        raise ValueError("the features do not depend on the attention: something detaches them")
+    slopes = objective_slopes(features.detach(), directions)
+    found = one_by_one(features, attentions if every else attentions[-1:], slopes)
+    shape = len(images), -1
+    for attention in reversed(attentions):
+        gradient = found.pop() if every else found[0]
+        yield recorded(
+            attention.detach().unflatten(0, shape), gradient.unflatten(1, shape).transpose(0, 1)
+        )
+
+
+def require_repeatable(visual: nn.Module) -> None:
+    """Raise ValueError if running the network would draw at random or change a buffer."""
+    for module in visual.modules():
+        drops = isinstance(module, _DropoutNd) and module.p > 0
+        if module.training and (drops or isinstance(module, _BatchNorm)):
+            raise ValueError(
+                f"a {type_name(module)} of this model is in training mode: call model.eval() first"
+            )
+
+
+def attention_of_each(
+    visual: VisionTransformer,
+    images: Tensor,
+    watched: Sequence[tuple[ResidualAttentionBlock, Tensor]],
+) -> list[Float[Tensor, "image*head query token"]]:
+    """What was read from each block, or ValueError if that is not the attention of all of them."""
+    blocks, (rows, columns) = blocks_of(visual), visual.grid(images)
+    tokens = 1 + rows * columns
+    owners = [owner for owner, _ in watched]
+    for index, (block, owner) in enumerate(zip_longest(blocks, owners)):
+        if block is None or owner not in set(block.modules()):
+            raise ValueError(
+                "each block must run the forward of model.ResidualAttentionBlock once, so that "
+                f"its attention can be read; block {min(index, len(blocks) - 1)} does not"
+            )
+    for index, (owner, attention) in enumerate(watched):
+        if attention.shape != (len(images) * owner.attn.heads, tokens, tokens):
+            raise ValueError(
+                f"block {index} of this model does not attend to {len(images)} images of {tokens} "
+                "tokens each: where tokens or images are added or removed there is no map"
+            )
+    return [attention for _, attention in watched]
+
+
+def gradients(
+    output: Tensor, inputs: Sequence[Tensor], slopes: Float[Tensor, "target ..."]
+) -> Sequence[Float[Tensor, "target ..."]]:
+    """The gradient at each of the inputs for each target."""
+    if torch.is_anomaly_enabled():  # looks at values, which gradients in batches do not show
+        return one_by_one(output, inputs, slopes)
+    return torch.autograd.grad(output, inputs, slopes, is_grads_batched=True)
+
+
+def one_by_one(
+    output: Tensor, inputs: Sequence[Tensor], slopes: Float[Tensor, "target ..."]
+) -> list[Float[Tensor, "target ..."]]:
+    """As `gradients`, but hooks see ordinary tensors; zero where the output does not depend."""
+    each = [
+        torch.autograd.grad(output, inputs, slope, retain_graph=True, materialize_grads=True)
+        for slope in slopes
+    ]
+    return [torch.stack(of_one_input) for of_one_input in zip(*each, strict=True)]
 
 
 def recorded(attention: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:

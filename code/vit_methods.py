@@ -19,7 +19,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from model import VisionTransformer
-from recording import Blocks, pairs_at_once, record_all_queries, record_cls_queries
+from recording import (
+    Blocks,
+    is_as_written,
+    pairs_at_once,
+    record_all_queries,
+    record_cls_queries,
+)
 
 Relevance = Float[Tensor, "image target token"]
 
@@ -81,7 +87,7 @@ class Method:
         """Relevance of every token, recorded from block `first` on; in parts where whole matrices
         for all images and targets would be too large.
         """
-        whole = self.record is record_all_queries
+        whole = self.record is record_all_queries or not is_as_written(visual)
         pairs = pairs_at_once(visual, images) if whole else directions[..., 0].numel()
         count = max(1, pairs // directions.shape[1])
         found = [
