@@ -12,12 +12,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image
 from torch import Tensor
 from torchvision import transforms
 
 import checkpoints
 from checkpoints import available_models
+from checks import require_finite
 from model import CLIP, build_model, convert_weights
 from simple_tokenizer import END, START, SimpleTokenizer
 
@@ -27,6 +28,16 @@ DEFAULT_DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 # Mean and standard deviation of the pixels OpenAI trained on: red, green, blue, in [0, 1].
 PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
 PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
+# What puts a picture upright, by the orientation in its EXIF.
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 def load(
@@ -62,11 +73,12 @@ def make_preprocess(resolution: int) -> transforms.Compose:
     """The transform from any PIL image to `Float[Tensor, "3 resolution resolution"]`.
 
     For an RGB image it is OpenAI's. Other images become RGB first: OpenAI's resizes them as they
-    are, which for palettes means without interpolation.
+    are, which for palettes means without interpolation. Where an image is extremely long, its ends,
+    which are cropped in any case, are cropped before it is resized.
     """
     return transforms.Compose(
         [
-            to_rgb,
+            rgb_middle,
             transforms.Resize(resolution, interpolation=transforms.InterpolationMode.BICUBIC),
             transforms.CenterCrop(resolution),
             transforms.ToTensor(),
@@ -75,20 +87,39 @@ def make_preprocess(resolution: int) -> transforms.Compose:
     )
 
 
+def rgb_middle(image: Image.Image) -> Image.Image:
+    """`to_rgb(image)`; of a longer one than 32 to 1, the middle: resized whole, it takes gigabytes.
+
+    What is cut off is equally long at both ends, and far from what `CenterCrop` leaves.
+    """
+    image = to_rgb(image)
+    longest = 32 * min(image.size)
+    left, top = (max(0, (side - longest) // 2) for side in image.size)
+    if left or top:
+        image = image.crop((left, top, image.width - left, image.height - top))
+    return image
+
+
 def to_rgb(image: Image.Image) -> Image.Image:
     """`image` as a viewer shows it: upright (EXIF), 8 bits a channel, RGB.
 
-    Transparent parts show white, the paper most figures are printed on. Modes I;16 and I hold
-    16-bit grey, 65535 white (what is outside is clipped); floats (mode F) are 255 where white.
+    Transparent parts show white, the paper most figures are printed on. Grey is scaled from
+
+    - mode I;16: 16 bits, 65535 white;
+    - mode I: 8 bits if no value is above 255, else 16; what is outside of them is clipped;
+    - mode F: 1 is white if no value is above 1, else 255.
+
+    Raises TypeError for what is not a PIL image, and ValueError for floats that are NaN, infinite,
+    outside of [0, 255], or between those two scales, with a maximum above 1 and below 2.
     """
     if not isinstance(image, Image.Image):
         raise TypeError(
             f"preprocess takes a PIL image, got {type(image).__module__}.{type(image).__name__}; "
             "for arrays see PIL.Image.fromarray"
         )
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):
-        return grey_16_to_8_bit(image).convert("RGB")
+    image = upright(image)
+    if image.mode.startswith(("I", "F")):
+        return grey_to_8_bit(image).convert("RGB")
     if image.mode == "La":  # pre-multiplied; PIL converts it to LA only
         image = image.convert("LA")
     if image.has_transparency_data:
@@ -98,10 +129,36 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def grey_16_to_8_bit(image: Image.Image) -> Image.Image:
+def upright(image: Image.Image) -> Image.Image:
+    """`image` turned as its EXIF says; as it is if its EXIF is damaged."""
+    image.load()
+    try:
+        turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
+    except Exception:  # struct.error, SyntaxError, KeyError ...: as many as there are damages
+        return image
+    if turn is None:
+        return image
+    turned = image.transpose(turn)
+    turned.info = {key: value for key, value in image.info.items() if key == "transparency"}
+    return turned  # without EXIF, which would turn it again
+
+
+def grey_to_8_bit(image: Image.Image) -> Image.Image:
     """PIL's own conversion clips at 255 instead of scaling."""
-    levels = np.asarray(image).astype(np.float32).clip(0, 65535)
-    return Image.fromarray((levels / 257).round().astype(np.uint8))  # 257 = 65535 / 255
+    levels = np.asarray(image).astype(np.float32)
+    low, high = levels.min(), levels.max()
+    white = 65535
+    if image.mode == "F":
+        require_finite(levels, "pixels of a picture of floats (mode F)")
+        white = 1 if high <= 1.001 else 255
+        if low < -0.001 * white or 1.001 < high < 2 or high > 255.255:
+            raise ValueError(
+                "a picture of floats (mode F) must reach from 0 to 1 or from 0 to 255; "
+                f"this one reaches from {low:.4g} to {high:.4g}: scale and clip it"
+            )
+    elif image.mode == "I" and high <= 255:
+        white = 255
+    return Image.fromarray((levels.clip(0, white) * (255 / white)).round().astype(np.uint8))
 
 
 @cache

@@ -1,4 +1,7 @@
-"""Figures: a grid of pictures, bars and curves with their uncertainty, legends."""
+"""Figures: a grid of pictures, bars and curves with their uncertainty, legends.
+
+Texts are drawn letter by letter as they are given: `$` begins no mathematics.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,15 +10,20 @@ from textwrap import fill
 
 import numpy as np
 from jaxtyping import Float
+from matplotlib.backends.backend_agg import RendererAgg
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.patches import Patch
+from matplotlib.text import Text
 
+from checks import require_finite
 from evaluation.statistics import interval
 
 # Okabe and Ito's colours, told apart by colour-blind readers too.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#F0E442", "#000000")
 HEAT = "viridis"  # of maps that are drawn alone; it is safe for colour-blind readers
 TITLE, NOTE = 10, 8.5  # points
+GAP = 0.08  # between panels, in inches
 
 
 @dataclass(frozen=True)
@@ -41,18 +49,19 @@ def grid(
     scale: what the values of maps are, at the colour bar that all of them share.
     """
     columns = max(map(len, rows))
+    width = columns * (side + GAP) + 0.35 * bool(labels)
+    title = wrapped(title, width - GAP, TITLE + 2)
     lines = [max((text_lines(panel, side) for panel in row if panel), default=0) for row in rows]
     height = sum(side + 0.16 * count + 0.08 for count in lines)
     figure = Figure(
-        figsize=(
-            columns * (side + 0.08) + 0.35 * bool(labels),
-            height + 0.4 * bool(title or legend),
-        ),
+        figsize=(width, height + 0.4 * bool(title or legend) + 0.2 * title.count("\n")),
         layout="constrained",
     )
     figure.get_layout_engine().set(w_pad=0.03, h_pad=0.05)
     axes = figure.subplots(len(rows), columns, squeeze=False)
     maps = [panel.picture for row in rows for panel in row if panel and panel.picture.ndim == 2]
+    for values in maps:
+        require_finite(values, "values of a map")
     top = max((values.max() for values in maps), default=1)
     image = None
     for line, row in zip(axes, rows, strict=True):
@@ -75,13 +84,46 @@ def grid(
     if legend:
         patches = [Patch(color=colour, label=text) for text, colour in legend.items()]
         figure.legend(handles=patches, loc="outside lower center", ncols=3, fontsize=TITLE)
+    verbatim(figure)
+    if any("\n" in axis.get_title() for axis in axes.flat):
+        # The layout's first guess at the room for high titles is too small; it mends it each time.
+        for _ in range(2):
+            figure.get_layout_engine().execute(figure)
     return figure
 
 
+def verbatim(figure: Figure) -> None:
+    """Take no text of a figure for mathematics."""
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
+
+
+def without_glyph(text: str) -> list[str]:
+    """The letters that none of matplotlib's fonts (`font.family`) has: it draws boxes for them."""
+    families = FontProperties().get_family()
+    fonts = [get_font(findfont(FontProperties(family=[name]))) for name in families]
+    return [
+        letter
+        for letter in sorted(set(text))
+        if letter.isprintable() and not any(font.get_char_index(ord(letter)) for font in fonts)
+    ]
+
+
 def wrapped(text: str, inches: float, points: float) -> str:
-    """`text` in lines that fit; a letter is about half as wide as high."""
+    """`text` in lines that fit; a letter is about half as wide as high, but some are wider."""
     width = int(inches * 72 / (0.55 * points))
-    return "\n".join(fill(line, width) for line in text.split("\n"))
+    lines = "\n".join(fill(line, width) for line in text.split("\n"))
+    while width > 1 and breadth(lines, points) > inches + GAP:
+        width -= 1
+        lines = "\n".join(fill(line, width) for line in text.split("\n"))
+    return lines
+
+
+def breadth(lines: str, points: float) -> float:
+    """Of the longest line, in inches."""
+    measure = RendererAgg(1, 1, dpi=100).get_text_width_height_descent
+    font = FontProperties(size=points)
+    return max(measure(line, font, ismath=False)[0] for line in lines.split("\n")) / 100
 
 
 def text_lines(panel: Panel, side: float) -> int:
@@ -155,6 +197,7 @@ def finish(axis, ylabel: str, line: tuple[str, float] | None, title: str) -> Non
     axis.set_title(title, fontsize=TITLE + 1)
     axis.spines[["top", "right"]].set_visible(False)
     axis.legend(fontsize=NOTE, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
+    verbatim(axis.figure)
 
 
 def short(number: float) -> str:

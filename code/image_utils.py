@@ -9,27 +9,38 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from clip_ import PIXEL_MEAN, PIXEL_STD
+from checks import require_finite
+from clip_ import PIXEL_MEAN, PIXEL_STD, to_rgb
 
 Image = Float[np.ndarray, "row column 3"]
 Map = Float[np.ndarray, "row column"]
+Picture = np.ndarray | Tensor | PIL.Image.Image  # as people have them
+
+# Raster formats, which Pillow decodes by itself; for others it starts programs (EPS).
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
 
 
 def open_image(path: str | Path) -> PIL.Image.Image:
-    """The picture in a file, read to its end.
+    """The picture in a file, read to its end; of an animation, its first frame.
 
-    Raises FileNotFoundError, naming the pictures beside it, or ValueError if it is not a picture.
+    Raises FileNotFoundError, naming the pictures beside it, or ValueError if it is not a picture
+    in one of FORMATS.
     """
     path = Path(path)
     if not path.is_file():
-        beside = ", ".join(file.name for file in image_files(path.parent)) or "none"
+        names = [file.name for file in image_files(path if path.is_dir() else path.parent)]
+        beside = ", ".join(names[:10]) + ", ..." * (len(names) > 10) or "none"
         raise FileNotFoundError(f"no image {path}; images in that folder: {beside}")
     try:
-        with PIL.Image.open(path) as file:
+        with PIL.Image.open(path, formats=FORMATS) as file:
             file.load()
             return file
-    except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError) as error:
-        raise ValueError(f"{path} is not an image that Pillow can read: {error}") from error
+    except MemoryError:
+        raise
+    except Exception as error:  # of a damaged file: struct.error, zlib.error, EOFError ...
+        raise ValueError(
+            f"{path} is not an image that can be read ({', '.join(FORMATS)}): {error}"
+        ) from error
 
 
 def read_mask(path: str | Path, size: tuple[int, int]) -> Bool[Tensor, "row column"]:
@@ -41,10 +52,14 @@ def read_mask(path: str | Path, size: tuple[int, int]) -> Bool[Tensor, "row colu
 
 def image_files(folder: str | Path) -> list[Path]:
     """The pictures in a folder, in order of their names; none if there is no such folder."""
-    known = PIL.Image.registered_extensions()
     folder = Path(folder)
-    paths = sorted(folder.iterdir()) if folder.is_dir() else []
-    return [path for path in paths if path.suffix.lower() in known]
+    return [path for path in sorted(folder.iterdir()) if is_image(path)] if folder.is_dir() else []
+
+
+def is_image(path: Path) -> bool:
+    """Whether that is a file, not a hidden one, with the ending of one of FORMATS."""
+    known = PIL.Image.registered_extensions().get(path.suffix.lower()) in FORMATS
+    return known and not path.name.startswith(".") and path.is_file()
 
 
 def normalise_pixels(images: Float[Tensor, "*batch 3 row column"]) -> Tensor:
@@ -60,35 +75,141 @@ def true_colours(images: Float[Tensor, "*batch 3 row column"]) -> Tensor:
 
 
 def as_picture(image: Float[Tensor, "3 row column"]) -> Image:
-    """A preprocessed image as matplotlib draws it."""
+    """A preprocessed image as matplotlib draws it. Raises ValueError for NaN and infinity."""
+    require_finite(image, "pixels")
     return true_colours(image.detach().float()).permute(1, 2, 0).cpu().numpy()
 
 
 def show_cam_on_image(
-    img: Image, mask: Map, neg_saliency: bool = False, cmap: str | None = None
+    img: Picture,
+    mask: Picture,
+    neg_saliency: bool = False,
+    cmap: str | None = None,
+    *,
+    alpha: float = 0.5,
 ) -> Image:
-    """Heat map over image: their sum, scaled to a maximum of 1.
+    """Heat map over image: their weighted sum, scaled to a maximum of 1.
 
-    img, mask: colours and relevance in [0, 1]. cmap: a matplotlib colour map; else JET, and for
-    negative saliency "winter", so that the two are not taken for one another.
+    img: what `colours` takes. mask: what `relevance` takes, at the size of the image. cmap: a
+    matplotlib colour map; else JET, and for negative saliency "winter", so that the two are not
+    taken for one another. alpha: the weight of the heat, from 0 (the image alone) to 1.
+
+    The result is RGB already: the original's `cv2.cvtColor(np.uint8(255 * vis),
+    cv2.COLOR_RGB2BGR)` would swap red and blue. Leave it out, or write `to_bytes(vis)`.
     """
+    picture = colours(img)
+    mask = relevance(mask, picture.shape[:2], "mask")
+    alpha = weight(alpha)
     cmap = cmap or ("winter" if neg_saliency else "jet")
-    mixed = heat(mask, cmap) + np.float32(img)
+    mixed = alpha * heat(mask, cmap) + (1 - alpha) * picture
     return mixed / max(mixed.max(), 1e-12)
 
 
-def show_overlapped_cam(img: Image, neg_mask: Map, pos_mask: Map) -> Image:
+def show_overlapped_cam(
+    img: Picture, neg_mask: Picture, pos_mask: Picture, *, alpha: float = 0.75
+) -> Image:
     """Both saliencies over one image: positive in red, negative in blue, where both violet.
 
-    Colour covers the image, turned grey, as far as the stronger of the two is relevant.
+    Colour covers the image, turned grey, as far as the stronger of the two is relevant; alpha: how
+    far where relevance is 1, from 0 (not at all) to 1. Everything else as for `show_cam_on_image`,
+    and as there the result is RGB, not to be converted by `cv2.COLOR_RGB2BGR`.
     """
-    grey = np.float32(img).mean(-1, keepdims=True)
-    pos, neg = np.float32(pos_mask)[..., None], np.float32(neg_mask)[..., None]
+    picture = colours(img)
+    grey = picture.mean(-1, keepdims=True)
+    pos = relevance(pos_mask, picture.shape[:2], "pos_mask")[..., None]
+    neg = relevance(neg_mask, picture.shape[:2], "neg_mask")[..., None]
     red, blue = np.float32([0.9, 0.1, 0.1]), np.float32([0.1, 0.2, 0.95])
     strength = np.maximum(pos, neg)
     share = pos / np.maximum(pos + neg, 1e-12)
-    cover = 0.75 * strength
+    cover = weight(alpha) * strength
     return grey * (1 - cover) + (red * share + blue * (1 - share)) * cover
+
+
+def colours(img: Picture) -> Image:
+    """A picture as colours in [0, 1], given as such, as bytes or as a PIL image.
+
+    Axes may be [row, column, channel], or [channel, row, column] as tensors have them, after a
+    batch axis of 1; one channel, or no such axis, is grey; a fourth is opacity, over white. Raises
+    ValueError for other shapes and for values that are no colours, as those of preprocessed images.
+    """
+    is_tensor = isinstance(img, Tensor)
+    if isinstance(img, PIL.Image.Image):
+        img = np.asarray(to_rgb(img))
+    values = in_range(numbers(img, "img"), "img", "image_utils.as_picture for preprocessed images")
+    pixels = values[0] if values.ndim == 4 and len(values) == 1 else values
+    if pixels.ndim == 2:
+        pixels = pixels[..., None]
+    channels = (1, 3, 4)
+    first, last = (pixels.ndim == 3 and pixels.shape[axis] in channels for axis in (0, -1))
+    if not (first or last):
+        raise ValueError(
+            "img must be one picture, [row, column, channel] with 1, 3 or 4 channels; "
+            f"got {list(values.shape)}"
+        )
+    if first and (is_tensor or not last):
+        pixels = np.moveaxis(pixels, 0, -1)
+    if pixels.shape[-1] == 4:
+        opacity = pixels[..., 3:]
+        pixels = pixels[..., :3] * opacity + (1 - opacity)
+    return np.broadcast_to(pixels, (*pixels.shape[:2], 3))
+
+
+def relevance(mask: Picture, size: tuple[int, int], name: str) -> Map:
+    """A map of that size in [0, 1], given as such, as bytes or as a PIL image.
+
+    Bytes are 255 where all is relevant, or 1 if none is above that. There may be axes of 1 before
+    the map's, and one after. Raises ValueError for other sizes and values.
+    """
+    if isinstance(mask, PIL.Image.Image):
+        mask = np.asarray(to_rgb(mask).convert("L"))
+    mask = numbers(mask, name)
+    if mask.dtype == np.uint8 and mask.max() <= 1:
+        mask = mask.astype(bool)
+    values = in_range(mask, name, "saliency.normalise_maps for raw maps")
+    while values.ndim > 2 and len(values) == 1:
+        values = values[0]
+    if values.shape == (*size, 1):
+        values = values[..., 0]
+    if values.shape != size:
+        raise ValueError(
+            f"{name} must have the size of img, {list(size)}, but is {list(mask.shape)}: "
+            f"saliency.resize_maps(maps, {size}) enlarges maps"
+        )
+    return values
+
+
+def numbers(values: Picture, name: str) -> np.ndarray:
+    """An array or a tensor, wherever it is, as an array of numbers."""
+    if isinstance(values, Tensor):
+        values = values.detach().cpu()
+        values = values.float() if values.is_floating_point() else values  # NumPy has no bfloat16
+    array = np.asarray(values)
+    if array.dtype.kind not in "buif":
+        raise TypeError(f"{name} must be an array, a tensor or a PIL image; got {values!r:.80}")
+    if not array.size:
+        raise ValueError(f"{name} is empty: {list(array.shape)}")
+    return array
+
+
+def in_range(values: np.ndarray, name: str, otherwise: str) -> Float[np.ndarray, "*shape"]:
+    """Values in [0, 1], but for rounding, or bytes, as float32 in [0, 1]. Refuses others."""
+    if values.dtype == np.uint8:
+        return np.float32(values) / 255
+    low, high = values.min(), values.max()
+    if not np.isfinite([low, high]).all():
+        require_finite(np.ascontiguousarray(values, np.float64), f"values of {name}")
+    if low < -0.001 or high > 1.001:
+        raise ValueError(
+            f"{name} must be in [0, 1], or bytes (uint8); got {values.dtype} from {low:.4g} to "
+            f"{high:.4g}: divide by 255 what reaches to 255, and take {otherwise}"
+        )
+    return np.float32(values).clip(0, 1)
+
+
+def weight(alpha: float) -> float:
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"alpha must be from 0 to 1, got {alpha}")
+    return float(alpha)
 
 
 def heat(mask: Map, cmap: str) -> Image:

@@ -8,6 +8,7 @@ from PIL import Image
 
 from demo import ROOT
 from explainer import Explainer
+from files import whole_file
 from image_utils import as_picture, show_cam_on_image, to_bytes
 
 IMAGE, PROMPT = ROOT / "Images" / "horse&dog.png", "a horse"
@@ -15,14 +16,15 @@ SIDE = 112
 
 
 def save(picture: np.ndarray, path: Path) -> None:
-    Image.fromarray(to_bytes(picture)).resize((SIDE, SIDE), Image.Resampling.LANCZOS).save(path)
+    small = Image.fromarray(to_bytes(picture)).resize((SIDE, SIDE), Image.Resampling.LANCZOS)
+    with whole_file(path) as unfinished:
+        small.save(unfinished)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, default=ROOT / "results" / "methods")
     folder = parser.parse_args().output
-    folder.mkdir(parents=True, exist_ok=True)
     for name in ("ViT-emoji", "RN-emoji"):
         explainer = Explainer(name)
         images, targets = explainer.read(IMAGE), explainer.texts([PROMPT])

@@ -13,6 +13,7 @@ import stand_ins
 import torch
 from experiment import Experiment, choose, chosen_models, load_models
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from measures import central_share, entropy
 from PIL import Image
 
@@ -120,6 +121,60 @@ def test_no_text_of_a_grid_is_cut_off():
             assert inside.y0 <= box.y0 <= box.y1 <= inside.y1
 
 
+def texts_outside(figure: Figure) -> list[str]:
+    """Texts of a figure, as it is written first, that reach beyond its edge."""
+    figure.draw_without_rendering()
+    box, texts = figure.bbox, [text for text in figure.findobj(Text) if text.get_text()]
+    extents = {text.get_text(): text.get_window_extent() for text in texts}
+    return [
+        text
+        for text, its in extents.items()
+        if min(its.x0 - box.x0, its.y0 - box.y0, box.x1 - its.x1, box.y1 - its.y1) < 0
+    ]
+
+
+@pytest.mark.parametrize("lines", [1, 2, 3, 5, 12])
+@pytest.mark.parametrize("side", [1.2, 2.4])
+def test_no_title_of_several_lines_is_cut_off(lines, side):
+    title = "\n".join(["a"] * lines)
+    for rows in (
+        [[Panel(PICTURE), Panel(PICTURE, title)]],
+        [[Panel(PICTURE)], [Panel(PICTURE, title)]],
+        [[Panel(PICTURE, title, title)] * 3] * 2,
+    ):
+        assert texts_outside(grid(rows, side=side)) == []
+
+
+@pytest.mark.parametrize("text", ["W" * 60, "m" * 60, "i" * 60, "a prompt of words " * 9])
+def test_texts_of_any_letters_stay_within_their_panel(text):
+    panels = [Panel(PICTURE), Panel(PICTURE, text + "1", text + "2")]
+    assert texts_outside(grid([panels], title=text, side=2.4)) == []
+
+
+MATHEMATICS = r"a $\frac$ b_{c}^d \alpha $x$"
+
+
+def test_texts_are_drawn_as_they_are(results):
+    panel = Panel(PICTURE, MATHEMATICS, MATHEMATICS)
+    rows = [[panel, Panel(np.eye(3))]]
+    for figure in (
+        grid(rows, [MATHEMATICS], MATHEMATICS, legend={MATHEMATICS: "red"}, scale=MATHEMATICS),
+        bars(
+            {MATHEMATICS: {MATHEMATICS: np.eye(3)[0]}}, MATHEMATICS, (MATHEMATICS, 1), MATHEMATICS
+        ),
+        curves({MATHEMATICS: [np.eye(3)[0]]}, [0], MATHEMATICS, MATHEMATICS, title=MATHEMATICS),
+    ):
+        Experiment("lab").save(figure, MATHEMATICS)
+        drawn = [text for text in figure.findobj(Text) if "frac" in text.get_text()]
+        assert len(drawn) >= 4
+        assert not any(text.get_parse_math() for text in drawn)
+
+
+def test_maps_with_nan_are_not_drawn():
+    with pytest.raises(ValueError, match="values of a map hold NaN or infinity"):
+        grid([[Panel(np.full((3, 3), np.nan))]])
+
+
 def test_bars_and_curves_show_means_and_intervals():
     values = np.array([0.0, 1.0, 1.0, 1.0])
     (axis,) = bars({"ours": {"text": values, "image": values}}, "hits", ("chance", 0.5)).axes
@@ -213,6 +268,11 @@ def test_absent_concepts_are_absent():
     shown = torch.tensor([[0, 1], [2, 0]] * 20)
     chosen = absent_concepts(np.random.default_rng(0), shown, 3)
     assert chosen.tolist() == [2, 1] * 20
+
+
+def test_no_notebook_takes_endings_for_three_letters_long():
+    for path in experiment.CODE.glob("notebooks/*.ipynb"):
+        assert "[:-4]" not in path.read_text(), path  # photo.jpeg would become photo..png
 
 
 def test_every_notebook_is_committed_executed_and_without_errors():

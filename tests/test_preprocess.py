@@ -2,6 +2,7 @@
 
 import io
 import pickle
+import struct
 
 import numpy as np
 import open_clip
@@ -125,6 +126,68 @@ def test_what_lies_outside_16_bits_is_clipped():
     assert colour(Image.fromarray(np.full((3, 3), 70_000, np.int32))) == WHITE
 
 
+@pytest.mark.parametrize("dtype", [np.uint16, ">u2"], ids=["I;16", "I;16B"])
+def test_16_bit_grey_stays_16_bit_where_it_is_dark(dtype):
+    assert colour(Image.fromarray(np.full((3, 3), 255, dtype))) == (1, 1, 1)
+
+
+@pytest.mark.parametrize(("mode", "white"), [("I", 255), ("F", 255), ("F", 1)])
+def test_grey_of_8_bits_keeps_its_brightness_in_wider_modes(mode, white):
+    ramp = np.arange(256, dtype=np.uint8).reshape(8, 32)
+    pixels = ramp * np.float32(white / 255)
+    wide = Image.fromarray(pixels.astype({"I": np.int32, "F": np.float32}[mode]))
+    assert wide.mode == mode
+    assert np.array_equal(to_rgb(wide), Image.fromarray(ramp).convert("RGB"))
+
+
+def test_wide_modes_may_be_of_one_colour():
+    for level, expected in ((0, 0), (0.5, 128), (1, 255), (128, 128), (255, 255)):
+        grey = Image.new("F", (3, 3), level)
+        assert colour(grey) == (expected,) * 3
+    for level, expected in ((0, 0), (1, 1), (255, 255), (256, 1)):
+        assert colour(Image.new("I", (3, 3), level)) == (expected,) * 3
+
+
+def test_floats_may_be_off_by_rounding():
+    assert colour(Image.new("F", (3, 3), 1.0005)) == WHITE
+    assert colour(Image.new("F", (3, 3), 255.1)) == WHITE
+    assert np.asarray(to_rgb(Image.fromarray(np.float32([[-0.0005, 1]])))).min() == 0
+
+
+@pytest.mark.parametrize("levels", [(-1, 1), (-9, 200), (0, 256), (0, 1.5), (-5, -4)])
+def test_floats_of_another_scale_are_refused(levels):
+    low, high = levels
+    with pytest.raises(
+        ValueError, match=rf"0 to 1 or from 0 to 255; .*from {low} to {high}: scale"
+    ):
+        to_rgb(Image.fromarray(np.float32([levels])))
+
+
+@pytest.mark.parametrize("level", [np.nan, np.inf, -np.inf])
+def test_floats_that_are_no_numbers_are_refused(level):
+    with pytest.raises(ValueError, match=r"of floats \(mode F\) hold NaN or infinity"):
+        to_rgb(Image.fromarray(np.float32([[0, level]])))
+
+
+@pytest.mark.parametrize("mode", ["RGBX", "YCbCr", "HSV", "LAB", "RGBA", "RGBa", "PA", "CMYK"])
+@pytest.mark.parametrize("shade", [(255, 0, 0), (0, 255, 0), (0, 0, 255), (51, 102, 153)])
+def test_every_mode_keeps_its_colours(mode, shade):
+    image = Image.new("RGB", (3, 3), shade)
+    for step in {"RGBa": ("RGBA", "RGBa"), "PA": ("P", "PA")}.get(mode, (mode,)):
+        image = image.convert(step)
+    assert image.mode == mode
+    assert np.abs(np.subtract(colour(image), shade)).max() <= 26
+
+
+@pytest.mark.parametrize("mode", ["1", "LA", "La", "P"])
+def test_grey_modes_keep_their_brightness(mode):
+    for level in (0, 255):
+        image = Image.new("L", (3, 3), level)
+        for step in {"La": ("LA", "La")}.get(mode, (mode,)):
+            image = image.convert(step)
+        assert colour(image) == (level,) * 3
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_images_are_turned_upright_as_their_exif_says(orientation):
     turns = {  # what undoes each orientation, from the EXIF standard
@@ -144,6 +207,99 @@ def test_images_are_turned_upright_as_their_exif_says(orientation):
     for turn in turns:
         upright = upright.transpose(turn)
     assert np.array_equal(to_rgb(saved_and_opened(image, "PNG", exif=exif)), upright)
+
+
+def test_what_is_upright_is_not_turned_again():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for image in (photograph(), photograph().convert("P")):
+        once = to_rgb(saved_and_opened(image, "PNG", exif=exif))
+        assert once.size == (40, 60)
+        assert np.array_equal(to_rgb(once), once)
+
+
+def turned_palette(**options):
+    image = Image.new("P", (2, 1))
+    image.putpalette([255, 0, 0, 0, 255, 0])
+    image.putdata([0, 1])
+    return saved_and_opened(image, "PNG", **options)
+
+
+def test_transparent_parts_show_white_when_turned():
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    opened = turned_palette(transparency=1, exif=exif)
+    assert np.asarray(to_rgb(opened))[0].tolist() == [list(WHITE), list(RED)]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        b"Exif\0\0garbage",
+        b"Exif\0\0",
+        b"",
+        b"II*\0\xff\xff\xff\xff",
+        b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0",
+        b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x02\0\0\0\x09\0\0\xff\xff",
+        "not bytes",
+        7,
+    ],
+)
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_images_with_damaged_exif_are_taken_as_upright(damage):
+    image = photograph()
+    image.info["exif"] = damage
+    assert np.array_equal(to_rgb(image), photograph())
+    image.info["xmp"] = damage
+    assert np.array_equal(to_rgb(image), photograph())
+
+
+@pytest.mark.parametrize("value", [0, 9, 65535])
+def test_orientations_that_there_are_not_are_upright(value):
+    exif = Image.Exif()
+    exif[0x0112] = value
+    assert to_rgb(saved_and_opened(photograph(), "JPEG", exif=exif)).size == (60, 40)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_an_orientation_holds_whatever_else_is_damaged():
+    # Two entries: orientation 6, and one whose value lies beyond the end.
+    entries = struct.pack("<HHIHH", 0x0112, 3, 1, 6, 0) + struct.pack("<HHII", 0x010F, 2, 99, 9999)
+    image = photograph()
+    image.info["exif"] = b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<H", 2) + entries + bytes(4)
+    assert to_rgb(image).size == (40, 60)
+
+
+# Extremely long images
+
+
+@pytest.mark.parametrize("size", [(1, 20_000), (20_001, 1), (30_000, 10), (3, 40_000)])
+def test_extremely_long_images_take_little_memory(monkeypatch, size):
+    resized = []
+    resize = Image.Image.resize
+
+    def watched(image, size, *args, **kwargs):
+        resized.append(size[0] * size[1])
+        return resize(image, size, *args, **kwargs)
+
+    monkeypatch.setattr(Image.Image, "resize", watched)
+    assert make_preprocess(224)(Image.new("RGB", size)).shape == (3, 224, 224)
+    assert max(resized) <= 34 * 224**2
+
+
+@pytest.mark.parametrize(
+    "size", [(2, 66), (2, 130), (131, 2), (3, 500), (400, 5), (1, 200), (1, 201)]
+)
+def test_extremely_long_images_show_the_same_middle(size):
+    whole = open_clip.image_transform(32, is_train=False)(photograph(*size))
+    torch.testing.assert_close(make_preprocess(32)(photograph(*size)), whole, atol=0.2, rtol=0)
+
+
+@pytest.mark.parametrize("size", [(2, 64), (64, 2), (1, 33), (320, 10)])
+def test_long_images_equal_openai_exactly(size):
+    image = photograph(*size)
+    reference = open_clip.image_transform(32, is_train=False)
+    assert torch.equal(make_preprocess(32)(image), reference(image))
 
 
 def test_the_image_given_is_not_changed():

@@ -19,6 +19,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from embedded.scenes import HELD_OUT_STYLE, TRAINING_STYLES, Scene, draw_scene
+from files import whole_file
 
 ROOT = Path(__file__).parents[2]
 SHARE_ALIKE = "openmoji"  # would put every picture it is in under its own licence
@@ -79,8 +80,8 @@ def draw_overview(path: Path) -> None:
         axis.imshow(scene.image)
         axis.set_title("\n".join(wrap(scene.caption, 30)), fontsize=10)
         axis.axis("off")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=80)
+    with whole_file(path) as unfinished:
+        figure.savefig(unfinished, dpi=80)
     plt.close(figure)
 
 
@@ -91,8 +92,8 @@ def main(arguments: list[str] | None = None) -> None:
     folder = root / "Images"
     for picture in PICTURES:
         for path, pixels in files(picture):
-            (folder / path).parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(pixels).save(folder / path)
+            with whole_file(folder / path) as unfinished:
+                Image.fromarray(pixels).save(unfinished)
     draw_overview(root / "results" / "embedded" / "scenes.png")
 
 
