@@ -7,7 +7,10 @@ import numpy as np
 import PIL.Image
 import torch
 from jaxtyping import Bool, Float
+from PIL import ImageOps
 from torch import Tensor
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2 import functional as F
 
 from checks import require_finite
 from clip_ import PIXEL_MEAN, PIXEL_STD, to_rgb
@@ -43,11 +46,59 @@ def open_image(path: str | Path) -> PIL.Image.Image:
         ) from error
 
 
-def read_mask(path: str | Path, size: tuple[int, int]) -> Bool[Tensor, "row column"]:
-    """Where a mask's file is bright, at (height, width)."""
-    height, width = size
-    mask = open_image(path).convert("L").resize((width, height), PIL.Image.Resampling.NEAREST)
-    return torch.from_numpy(np.array(mask) > 127)
+def read_mask(
+    path: str | Path, size: tuple[int, int], *, picture: tuple[int, int] | None = None
+) -> Bool[Tensor, "row column"]:
+    """Where a mask's file shows the object, at (height, width).
+
+    The object is what is brighter than half of white, or what is not black if that has one colour
+    only (so 1 among 0s); in a transparent file, where its one colour is opaque.
+
+    picture: the (height, width) of the picture as it is seen upright, if `size` is the square that
+        `preprocess` cuts out of it; the mask is cut likewise. It may be False everywhere then.
+
+    Raises ValueError for a file that is no such mask, that shows nothing, or whose sides are in
+    another proportion than those of the picture (without one, than those of `size`).
+    """
+    mask = ImageOps.exif_transpose(open_image(path))
+    height, width = picture or size
+    # A mask of fewer pixels may have rounded sides.
+    if abs(mask.width * height - mask.height * width) >= width + height:
+        raise ValueError(
+            f"{path} is a mask of {mask.width}x{mask.height} pixels for a picture of "
+            f"{width}x{height}: their sides must be in the same proportion"
+        )
+    seen = PIL.Image.fromarray(object_pixels(mask, path))
+    seen = seen.resize((width, height), PIL.Image.Resampling.NEAREST)
+    if picture:
+        seen = F.resize(seen, min(size), InterpolationMode.NEAREST)
+        seen = F.center_crop(seen, list(size))
+    return torch.from_numpy(np.array(seen))
+
+
+def object_pixels(mask: PIL.Image.Image, path: str | Path) -> Bool[np.ndarray, "row column"]:
+    """Where a mask shows the object, at its own size; see `read_mask`."""
+    if mask.mode.startswith(("I", "F")):  # 16 bits, or floats
+        pixels = np.asarray(mask)[..., None]
+    else:
+        rgba = np.asarray(mask.convert("RGBA"))
+        pixels, alpha = rgba[..., :3], rgba[..., 3:]
+        if not alpha.all():
+            visible = pixels[alpha[..., 0] > 0]
+            pixels = alpha if (visible == visible[:1]).all() else rgba
+    lit = pixels.any(-1)
+    if not lit.any():
+        raise ValueError(f"{path} is a mask that shows no object: all of it is black")
+    if (pixels[lit] == pixels[lit][0]).all():
+        return lit
+    brightest = pixels.max()
+    white = min((one for one in (1, 255, 65535) if brightest <= one), default=np.inf)
+    if not (pixels == pixels[..., :1]).all() or not brightest > white / 2:
+        raise ValueError(
+            f"{path} is no mask of one object: it must be black with the object in white or in one "
+            "colour, or transparent with the object opaque and in one colour"
+        )
+    return pixels[..., 0] > white / 2
 
 
 def image_files(folder: str | Path) -> list[Path]:

@@ -187,6 +187,34 @@ def test_an_unknown_way_of_hiding_is_refused(clip, images):
         )
 
 
+def test_maps_of_another_size_and_maps_without_an_order_are_refused(clip, images):
+    features, asked = noise(3, 16), torch.tensor([2, 0])
+    broken = noise(2, 32, 32)
+    broken[1, 5, 5] = torch.nan
+    for maps, message in (
+        (noise(2, 4, 4), "of its size"),
+        (noise(1, 32, 32), "one map an image"),
+        (broken, "maps hold NaN"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            insertion_deletion(clip, images, maps, features, asked)
+
+
+@pytest.mark.parametrize("asked", [[2, 3], [-1, 0], [0]])
+def test_a_target_that_is_not_there_is_refused(clip, images, asked):
+    with pytest.raises(ValueError, match="from 0 to 2 for each of 2 images"):
+        insertion_deletion(clip, images, noise(2, 32, 32), noise(3, 16), torch.tensor(asked))
+
+
+def test_a_curve_has_two_points_and_scores_that_are_numbers(clip, images):
+    with pytest.raises(ValueError, match="at least 1; got 0"):
+        curves(clip.encode_image, noise(2, 32, 32), images, images, steps=0)
+    with pytest.raises(ValueError, match="two points"):
+        area(torch.ones(3, 1))
+    with pytest.raises(ValueError, match="curves hold NaN"):
+        area(torch.tensor([0.0, torch.nan, 1.0]))
+
+
 def test_blurring_keeps_the_mean_and_smooths():
     images = noise(2, 3, 64, 64)
     smooth = blurred(images, 3)
@@ -209,6 +237,13 @@ def test_rank_correlation_is_scipys(maps_and_masks):
 
 def test_a_flat_map_correlates_with_nothing():
     assert rank_correlation(torch.zeros(3, 3), noise(3, 3)) == 0
+
+
+def test_maps_that_cannot_be_ranked_are_refused():
+    with pytest.raises(ValueError, match=r"one shape; got \[3, 3\] and \[3, 4\]"):
+        rank_correlation(noise(3, 3), noise(3, 4))
+    with pytest.raises(ValueError, match="maps hold NaN"):
+        rank_correlation(noise(3, 3), torch.full((3, 3), torch.nan))
 
 
 @pytest.fixture(params=["ViT", "ResNet"])
@@ -334,6 +369,15 @@ def test_exchanging_heads_changes_earlier_blocks_alone(clip, images, targets):
 def test_intervals_are_of_the_mean():
     low, high = interval(np.array([1.0, 1.0, 1.0]))
     assert low == high == 1
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [([], "no sample"), ([0.5, np.nan], "samples hold NaN"), ([np.inf], "samples hold NaN")],
+)
+def test_there_is_no_interval_of_nothing_or_of_nan(values, message):
+    with pytest.raises(ValueError, match=message):
+        interval(np.array(values))
 
 
 # The command

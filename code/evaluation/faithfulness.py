@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from checks import require_finite
 from evaluation.baselines import blurred
 from objective import LOGIT_SCALE
 
@@ -40,7 +41,17 @@ def curves(
 ) -> Float[Tensor, "image step score"]:
     """Scores while `start` turns into `end`, most relevant pixels first, at steps + 1 shares of
     pixels from 0 to 1. Equal relevance goes in order of the pixels.
+
+    Raises ValueError for maps of another size than the images, or that hold NaN or infinity.
     """
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1; got {steps}")
+    if maps.shape != (len(start), *start.shape[-2:]):
+        raise ValueError(
+            f"there must be one map an image, of its size; got maps {list(maps.shape)} for images "
+            f"{list(start.shape)}"
+        )
+    require_finite(maps, "maps")
     order = maps.flatten(1).argsort(dim=1, descending=True, stable=True)
     ranks = (
         torch.empty_like(order)
@@ -57,6 +68,9 @@ def curves(
 
 def area(curve: Float[Tensor, "*batch step"]) -> Float[Tensor, "*batch"]:
     """Under a curve over [0, 1], by trapezia."""
+    if curve.shape[-1] < 2:
+        raise ValueError(f"a curve has two points at least; got {curve.shape[-1]}")
+    require_finite(curve, "curves")
     return torch.trapezoid(curve, dx=1 / (curve.shape[-1] - 1), dim=-1)
 
 
@@ -73,7 +87,14 @@ def insertion_deletion(
 
     Of two scores: "similarity", the cosine with the target, and "softmax", the target's share among
     all concepts. Keys: "insertion, similarity" and so on.
+
+    Raises ValueError as `curves` does, and for a target that is not among the features.
     """
+    if asked.shape != (len(images),) or not ((asked >= 0) & (asked < len(features))).all():
+        raise ValueError(
+            f"asked must hold a number from 0 to {len(features) - 1} for each of {len(images)} "
+            f"images; got {asked.tolist()}"
+        )
     hidden = without_information(images, kind)
     rows = torch.arange(len(images), device=images.device)
 

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from checks import require_finite
 from model import VisionTransformer
 from saliency import image_encoder
 
@@ -71,8 +72,14 @@ def randomisation(
 
 def rank_correlation(maps: Maps, others: Maps) -> Float[Tensor, "*batch"]:
     """Spearman's: the correlation of the pixels' ranks, equal values sharing theirs; 0 for a map
-    that is flat.
+    that is flat. Raises ValueError for maps of two shapes, or that hold NaN or infinity.
     """
+    if maps.shape != others.shape:
+        raise ValueError(
+            f"maps must be of one shape; got {list(maps.shape)} and {list(others.shape)}"
+        )
+    for one in (maps, others):
+        require_finite(one, "maps")
     a, b = (ranks(one.flatten(-2)) for one in (maps, others))
     a, b = a - a.mean(-1, keepdim=True), b - b.mean(-1, keepdim=True)
     length = a.norm(dim=-1) * b.norm(dim=-1)
