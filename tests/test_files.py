@@ -26,9 +26,14 @@ def test_a_file_takes_its_name_when_it_is_whole(tmp_path):
 def test_what_interrupts_it_leaves_what_was_there(tmp_path, interruption):
     path = tmp_path / "map.png"
     path.write_bytes(b"old")
-    with pytest.raises(type(interruption)), whole_file(path) as unfinished:
-        unfinished.write_bytes(b"ne")
-        raise interruption
+
+    def write():
+        with whole_file(path) as unfinished:
+            unfinished.write_bytes(b"ne")
+            raise interruption
+
+    with pytest.raises(type(interruption)):
+        write()
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
 

@@ -22,7 +22,9 @@ from embedded.scenes import (
     concepts,
     draw_scene,
     drawable,
+    sprites,
 )
+from embedded.variations import vary
 
 # What the embedded models must know. A word is a concept's name or one of its phrases.
 IMAGES = make_images.ROOT / "Images"
@@ -103,6 +105,38 @@ def test_a_scene_can_be_changed_without_changing_later_ones():
     copy = before.image.copy()
     before.image[:] = 0
     assert (draw_scene(5, background="grass").image == copy).all()
+
+
+# Variations.
+
+
+def test_varied_objects_look_otherwise_and_stand_where_they_stood():
+    usual = [draw_scene((3, seed), size=112, count=1, background="grey") for seed in range(40)]
+    other = [
+        draw_scene((3, seed), size=112, count=1, background="grey", varied=True)
+        for seed in range(40)
+    ]
+    assert sum(not same(a, b) for a, b in zip(usual, other, strict=True)) > 30
+    for a, b in zip(usual, other, strict=True):
+        assert a.objects[0].concept == b.objects[0].concept
+        both = (a.objects[0].mask & b.objects[0].mask).sum()
+        assert both > 0.4 * a.objects[0].mask.sum()
+
+
+def test_a_varied_scene_follows_from_its_seed_and_leaves_the_sprites_alone():
+    before = draw_scene(6, names=("horse",))
+    assert same(draw_scene(5, varied=True), draw_scene(5, varied=True))
+    assert same(draw_scene(6, names=("horse",)), before)
+
+
+def test_every_variation_keeps_a_sprite_a_sprite():
+    sprite = sprites("noto")[concepts()[0].glyphs[0]][0]
+    for seed in range(100):
+        varied = vary(np.random.default_rng(seed), sprite)
+        assert varied.shape == sprite.shape
+        assert varied.dtype == np.uint8
+        assert (varied[..., :3] <= varied[..., 3:]).all()  # premultiplied
+        assert varied[..., 3].max() > 200
 
 
 # Masks.

@@ -1,6 +1,7 @@
 """Training of the embedded models: resumable, and a function of its recipe alone."""
 
 import csv
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,10 +11,6 @@ from clip_ import load
 from embedded import train as training
 from embedded.train import Recipe, Stage, caption_tokens, tokenize, train
 from model import CLIP
-
-pytestmark = pytest.mark.skipif(
-    not hasattr(torch.optim, "Muon"), reason="training needs torch 2.9 or newer: its Muon"
-)
 
 RECIPE = Recipe(
     model={
@@ -32,6 +29,7 @@ RECIPE = Recipe(
     rates=((0, 0.5), (4, 1.0), (8, 1.0), (20, 0.0)),
 )
 
+PLAIN = (Stage(64, 8, 4),)
 RESNET = RECIPE.model | {
     "image_resolution": 128,
     "vision_layers": (1, 1, 1, 1),
@@ -91,23 +89,64 @@ def test_the_log_has_a_row_with_every_loss(tmp_path):
     assert {"caption", "concept", "patch", "deep", "top1"} <= row.keys()
 
 
-def test_a_window_that_is_the_whole_grid_is_the_image():
+def test_plain_models_are_asked_of_the_whole_image_alone(tmp_path):
+    train(replace(RECIPE, dense=False, stages=PLAIN), tmp_path, tmp_path / "w", "cpu", workers=0)
+    with (tmp_path / "log.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    assert (row["patch"], row["deep"]) == ("nan", "nan")
+    assert float(row["caption"]) > 0
+    assert float(row["concept"]) > 0
+
+
+@pytest.mark.parametrize(("dense", "tokens"), [(True, 1 + 4 * 4), (False, 1)])
+def test_the_vit_is_trained_by_the_features_that_it_gives(dense, tokens):
     torch.manual_seed(0)
     model = CLIP(**RECIPE.model).eval()
     images = torch.randn(2, 3, 64, 64)
-    features, early = training.encode_vit(model.visual, images, (0, 0))
+    features, early = training.encode_vit(model.visual, images, (0, 0), dense)
+    assert features.shape == (2, tokens, 16)
     assert len(early) == model.visual.transformer.layers - 1
     torch.testing.assert_close(features[:, 0], model.encode_image(images))
 
 
-def test_the_resnet_is_trained_by_the_features_that_it_gives():
+@pytest.mark.parametrize(("dense", "tokens"), [(True, 1 + 4 * 4), (False, 1)])
+def test_the_resnet_is_trained_by_the_features_that_it_gives(dense, tokens):
     torch.manual_seed(0)
     model = CLIP(**RESNET).eval()
     images = torch.randn(2, 3, 128, 128)
-    features, early = training.encode_resnet(model.visual, images, (0, 0))
-    assert features.shape == (2, 1 + 4 * 4, 16)
+    features, early = training.encode_resnet(model.visual, images, (0, 0), dense)
+    assert features.shape == (2, tokens, 16)
     assert early is None
     torch.testing.assert_close(features[:, 0], model.encode_image(images))
+
+
+def test_a_caption_may_be_cut_behind_its_end():
+    torch.manual_seed(0)
+    model = CLIP(**RECIPE.model).eval()
+    tokens = tokenize(["a horse", "a horse and a cow"])
+    cut = tokens[:, : int(tokens.argmax(-1).max()) + 1]
+    torch.testing.assert_close(model.encode_text(cut), model.encode_text(tokens))
+
+
+@pytest.mark.parametrize("shape", [(3, 8, 20), (2, 20, 8), (1, 12, 12)])
+def test_newton_and_schulz_keep_directions_and_bring_their_lengths_near_one(shape):
+    torch.manual_seed(0)
+    matrices = torch.randn(shape, dtype=torch.float64)
+    left, _, right = torch.linalg.svd(matrices, full_matrices=False)
+    along = left.mT @ training.orthogonal(matrices) @ right.mT
+    lengths = along.diagonal(dim1=1, dim2=2)
+    torch.testing.assert_close(along, torch.diag_embed(lengths))
+    assert 0.6 < lengths.min() <= lengths.max() < 1.3
+
+
+def test_muon_moves_a_matrix_as_far_as_adamw_would():
+    torch.manual_seed(0)
+    matrix = torch.nn.Parameter(torch.randn(64, 32))
+    before = matrix.detach().clone()
+    matrix.grad = torch.randn(64, 32)
+    training.Muon([matrix], lr=0.01, weight_decay=0.0).step()
+    moved = (matrix.detach() - before).square().mean().sqrt().item()
+    assert moved == pytest.approx(0.01 * 0.2, rel=0.2)
 
 
 def test_a_resnet_trains_from_windows_to_whole_images(tmp_path):

@@ -113,11 +113,12 @@ RECIPES = {
     "ViT-plain": Recipe(
         model=TEXT | VIT,
         stages=(
-            Stage(112, 420_000, 160, objects=2, zoom=1.6),
-            Stage(160, 140_000, 160, objects=3, zoom=1.3),
-            Stage(224, 110_000, 128),
+            Stage(80, 200_000, 160, objects=1, zoom=2.2),
+            Stage(112, 160_000, 160, objects=2, zoom=1.6),
+            Stage(160, 60_000, 160, objects=3, zoom=1.3),
+            Stage(224, 50_000, 128),
         ),
-        rates=((0, 0.0), (20_000, 1.0), (400_000, 1.0), (560_000, 1 / 3), (670_000, 0.0)),
+        rates=((0, 0.0), (10_000, 1.0), (320_000, 1.0), (420_000, 1 / 3), (470_000, 0.0)),
         dense=False,
         varied=True,
     ),
@@ -220,7 +221,7 @@ def encode_vit(
 def encode_resnet(
     visual: ModifiedResNet, images: Tensor, corner: tuple[int, int], dense: bool
 ) -> tuple[Float[Tensor, "image token feature"], None]:
-    """Features of the attention pool and, if dense, of each cell as if it attended to that alone."""
+    """Features of the attention pool and, if dense, of each cell as if it saw that cell alone."""
     pool = visual.attnpool
     positions = window(pool.positional_embedding, visual.grid(images), corner)
     x = visual.trunk(images.contiguous(memory_format=torch.channels_last))
@@ -345,16 +346,13 @@ class Training:
 
 
 def bfloat16_is_quicker(device: str) -> bool:
-    """Whether products in bfloat16 take less time: on CPUs without instructions for it, far more."""
+    """Whether products take less time in bfloat16: on CPUs without it, they take far more."""
 
     def seconds(dtype: torch.dtype) -> float:
-        a, b = (
-            torch.ones(1024, 256, device=device, dtype=dtype),
-            torch.ones(256, 256).to(device, dtype),
-        )
-        (a @ b).sum().item()
+        matrix = torch.ones(512, 512, device=device, dtype=dtype)
+        (matrix @ matrix).sum().item()
         started = time.perf_counter()
-        (a @ b).sum().item()
+        (matrix @ matrix).sum().item()
         return time.perf_counter() - started
 
     return seconds(torch.bfloat16) < seconds(torch.float32)
