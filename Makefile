@@ -5,8 +5,8 @@ BIN := $(VENV)/bin
 export PYTHONPATH := code
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint eval-vit eval-rn train-vit train-rn bench thumbnails images notebooks \
-	check-notebooks lab evaluate check-evaluation report clean
+.PHONY: help demo test test-long lint eval-vit eval-rn train-vit train-rn bench thumbnails images notebooks \
+	check-notebooks check-readme lab evaluate check-evaluation report clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 24
@@ -27,6 +27,12 @@ demo: $(VENV)/.run ## explain images with both embedded models, into results/dem
 
 test: $(VENV)/.dev ## run the test suite
 	$(BIN)/python -m pytest
+
+test-long: $(VENV)/.dev ## fuzz, break and exhaust it for half an hour; the outcomes into tests/README.md
+	$(BIN)/python tests/long
+
+check-readme: $(VENV)/.run ## run README's commands in a fresh clone: what it ships must stay
+	$(BIN)/python tests/long/fresh_clone.py
 
 evaluate: $(VENV)/.run ## measure every method on both embedded models, into results/evaluation/
 	$(BIN)/python -m evaluation

@@ -12,12 +12,12 @@ from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryFile
 
+from cams import CAMS
 from clip_ import to_rgb, tokenize
 from explainer import Explainer
 from figures import Panel, grid, without_glyph
 from files import whole_file
 from image_utils import as_picture, is_image, open_image, show_cam_on_image
-from pytorch_grad_cam import CAMS
 from vit_methods import METHODS
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -18,11 +18,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from cams import BaseCAM
 from image_utils import as_picture, show_cam_on_image, show_overlapped_cam
 from model import ModifiedResNet
 from objective import target_directions
 from one_image import Map, Picture, at_image_size, draw, single
-from pytorch_grad_cam import BaseCAM
 from saliency import resnet_encoder
 from words import Word, word_directions
 

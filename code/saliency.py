@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from cams import CAMS
 from checks import (
     require_differentiable,
     require_finite,
@@ -23,7 +24,6 @@ from checks import (
 from maps import normalise_maps, resize_maps
 from model import ModifiedResNet, VisionTransformer
 from objective import for_each_image, target_directions
-from pytorch_grad_cam import CAMS
 from recording import blocks_of, forget_attention, record_all_queries
 from vit_methods import METHODS
 

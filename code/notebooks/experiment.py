@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 CODE = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(CODE)] * (str(CODE) not in sys.path)
+sys.path.insert(0, str(CODE))
 
 from IPython.display import Image, Markdown  # noqa: E402
 from matplotlib.backends.backend_pdf import PdfPages  # noqa: E402

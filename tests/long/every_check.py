@@ -1,0 +1,52 @@
+"""All checks, with the number of cases in `make test-long` and in the ordinary suite."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import downloads
+import fuzzed_calls
+import fuzzed_files
+import laws
+from outcomes import Tally
+
+
+@dataclass(frozen=True)
+class Check:
+    run: Callable[[Tally, int], None]
+    cases: int
+    few: int
+
+    def tally(self, cases: int) -> Tally:
+        tally = Tally()
+        self.run(tally, cases)
+        return tally
+
+    @property
+    def what(self) -> str:
+        return self.run.__name__.replace("_", " ")
+
+
+CHECKS = {
+    check.what: check
+    for check in (
+        Check(fuzzed_calls.images_and_targets, 10_000, 40),
+        Check(fuzzed_calls.lengths_of_targets, 3_000, 30),
+        Check(fuzzed_calls.texts, 10_000, 60),
+        Check(fuzzed_calls.words, 5_000, 40),
+        Check(fuzzed_calls.options, 5_000, 60),
+        Check(fuzzed_calls.overlays, 10_000, 60),
+        Check(fuzzed_files.picture_files, 5_000, 40),
+        Check(fuzzed_files.damaged_pictures, 20_000, 60),
+        Check(fuzzed_files.cut_checkpoints, 1_000_000, 60),
+        Check(fuzzed_files.flipped_checkpoints, 10_000, 60),
+        Check(fuzzed_files.code_in_files, 1_000, 60),
+        Check(fuzzed_files.damaged_batches, 50_000, 100),
+        Check(fuzzed_files.features_of_emotions, 5_000, 40),
+        Check(laws.laws_of_methods, 1_000, 14),
+        Check(laws.laws_of_cams, 1_000, 0),
+        Check(laws.flat_memory, 10_000, 60),
+        Check(downloads.unreliable_servers, 160, 16),
+        Check(downloads.servers_that_never_end, 2, 0),
+        Check(downloads.two_at_once, 20, 1),
+    )
+}
