@@ -133,15 +133,14 @@ class ResidualAttentionBlock(nn.Module):
             self.recorded.gradient = gradient
 
     def forward(self, x: Float[Tensor, "batch token width"]) -> Float[Tensor, "batch token width"]:
-        return self.think(x + self.attn(self.ln_1(x), self.attend))
+        x = x + self.attn(self.ln_1(x), self.attend)
+        return x + self.mlp(self.ln_2(x))
 
     def finish(
         self, x: Float[Tensor, "batch token width"], mixed: Float[Tensor, "batch head token depth"]
     ) -> Float[Tensor, "batch token width"]:
         """What follows the attention: `mixed` are the values as each token's heads mix them."""
-        return self.think(x + self.attn.merge(mixed))
-
-    def think(self, x: Float[Tensor, "batch token width"]) -> Float[Tensor, "batch token width"]:
+        x = x + self.attn.merge(mixed)
         return x + self.mlp(self.ln_2(x))
 
     def attend(
