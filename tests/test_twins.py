@@ -212,7 +212,7 @@ def test_a_replaced_forward_may_find_the_module_among_the_globals_of_a_script(
     expected = maps_of(visual, images, targets)
     visual.layer4._forward_hooks.clear()
     script = {"old": visual.layer4.forward, "visual": visual}
-    exec("visual.layer4.forward = lambda x: 2 * old(x).flip(1)", script)  # noqa: S102
+    exec("visual.layer4.forward = lambda x: 2 * old(x).flip(1)", script)
     torch.testing.assert_close(maps_of(visual, images, targets), expected)
 
 

@@ -4,7 +4,6 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from inspect import getclosurevars
 from operator import is_
 from types import CellType, FunctionType, MethodType
 from typing import Any
