@@ -12,7 +12,10 @@ import torchvision
 from torch import nn
 from torch.nn.utils import parametrize
 
+from clip_ import load
 from conftest import noise
+from evaluation.localisation import pointing_game
+from evaluation.scene_sets import concept_features, scene_batches
 from pytorch_grad_cam import (
     CAMS,
     AblationCAM,
@@ -26,7 +29,7 @@ from pytorch_grad_cam import (
     ScoreCAM,
     XGradCAM,
 )
-from saliency import relevance_maps
+from saliency import relevance_maps, resize_maps
 from small_clip import small_resnet, small_vit
 
 every_cam = pytest.mark.parametrize("name", CAMS)
@@ -675,3 +678,59 @@ def test_layers_of_transformers_without_reshape_transform_are_refused(vit, targe
     for name in set(CAMS) - {"FullGrad"}:
         with pytest.raises(ValueError, match="reshape_transform"):
             CAMS[name](vit, [vit.transformer.resblocks[1]])(noise(1, 3, 32, 48), targets)
+
+
+# Why GradCAM++ finds nothing on RN-emoji
+
+
+class Recorder(GradCAMPlusPlus):
+    def weights(self, record):
+        self.record, self.found = record, super().weights(record)
+        return self.found
+
+    def on_twins(self):
+        self.twin = super().on_twins()
+        return self.twin
+
+
+@pytest.fixture(scope="module")
+def scenes():
+    """Eight scenes of two objects: what RN-emoji records, the weights of GradCAM++, the masks."""
+    model, _ = load("RN-emoji", "cpu")
+    batch = next(scene_batches(8, 2, 224))
+    cam = Recorder(model, [model.visual.layer4[-1]])
+    cam.maps(batch.images, concept_features(model)[batch.concepts])
+    return cam.twin.record, cam.twin.found, batch.masks
+
+
+def test_most_channels_of_rn_emoji_are_louder_beside_objects_than_on_them(scenes):
+    record, _, masks = scenes
+    on = F.adaptive_avg_pool2d(masks.any(1).float(), record.activations.shape[-2:])[:, None, None]
+    beside = (on < 0.05).float()
+
+    def loudness(cells):
+        return (record.activations * cells).sum((-2, -1)) / cells.sum((-2, -1))
+
+    assert (loudness(beside) > loudness(on)).float().mean() > 0.75
+    assert loudness(on).mean() < 0.5 * loudness(beside).mean()
+
+
+def test_so_no_mixture_of_them_without_negative_weights_finds_an_object(scenes):
+    record, plus_plus, masks = scenes
+
+    def points_right(weights):
+        maps = resize_maps((weights * record.activations).sum(2).relu(), masks.shape[-2:])
+        return pointing_game(maps, masks).mean()
+
+    plain = record.gradients.mean((-2, -1), keepdim=True)
+    assert points_right(plain) > 0.6
+    assert points_right(plus_plus - plus_plus.mean(2, keepdim=True)) > 0.4
+    for weights in (plus_plus, plain.relu(), torch.ones_like(plain)):
+        assert points_right(weights) == 0
+
+
+def test_so_its_map_hardly_depends_on_the_target(scenes):
+    record, plus_plus, _ = scenes
+    maps = (plus_plus * record.activations).sum(2).flatten(2)
+    maps = maps - maps.mean(-1, keepdim=True)
+    assert F.cosine_similarity(maps[:, 0], maps[:, 1], dim=-1).mean() > 0.9
