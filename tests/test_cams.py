@@ -683,24 +683,21 @@ def test_layers_of_transformers_without_reshape_transform_are_refused(vit, targe
 # Why GradCAM++ finds nothing on RN-emoji
 
 
-class Recorder(GradCAMPlusPlus):
-    def weights(self, record):
-        self.record, self.found = record, super().weights(record)
-        return self.found
-
-    def on_twins(self):
-        self.twin = super().on_twins()
-        return self.twin
-
-
 @pytest.fixture(scope="module")
 def scenes():
     """Eight scenes of two objects: what RN-emoji records, the weights of GradCAM++, the masks."""
+    recorded = []
+
+    class Recorder(GradCAMPlusPlus):
+        def weights(self, record):
+            recorded.append((record, super().weights(record)))
+            return recorded[-1][1]
+
     model, _ = load("RN-emoji", "cpu")
     batch = next(scene_batches(8, 2, 224))
-    cam = Recorder(model, [model.visual.layer4[-1]])
-    cam.maps(batch.images, concept_features(model)[batch.concepts])
-    return cam.twin.record, cam.twin.found, batch.masks
+    targets = concept_features(model)[batch.concepts]
+    Recorder(model, [model.visual.layer4[-1]]).maps(batch.images, targets)
+    return *recorded[0], batch.masks
 
 
 def test_most_channels_of_rn_emoji_are_louder_beside_objects_than_on_them(scenes):
