@@ -53,15 +53,12 @@ def is_plain(module: nn.Module) -> bool:
 
 
 def _is_plain(module: nn.Module) -> bool:
+    hooks = module._forward_hooks, module._forward_pre_hooks
+    if any(hooks) or module._backward_hooks or module._backward_pre_hooks:
+        return False
     kind = type(module)
-    hooks = (
-        module._forward_hooks
-        or module._forward_pre_hooks
-        or module._backward_hooks
-        or module._backward_pre_hooks
-    )
-    if hooks or kind.__module__ == "torch._dynamo.eval_frame":
-        return not hooks
+    if kind.__module__ == "torch._dynamo.eval_frame":
+        return True
     known = kind.__module__ == "model" or kind.__module__.startswith("torch.nn.modules.")
     return known and kind.forward.__module__ == kind.__module__ and "forward" not in vars(module)
 

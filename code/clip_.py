@@ -5,6 +5,7 @@ image = preprocess(Image.open("horse.png")).unsqueeze(0)
 score = similarity_score(model, image, model.encode_text(tokenize("a horse")))
 """
 
+from collections.abc import Iterable
 from functools import cache
 from os import PathLike
 
@@ -18,7 +19,7 @@ from torchvision import transforms
 
 import checkpoints
 from checkpoints import available_models
-from checks import require_finite, require_tensor
+from checks import require_finite, require_tensor, type_name
 from model import CLIP, build_model, convert_weights
 from objective import LOGIT_SCALE, feature_lengths, moderate, require_targets
 from simple_tokenizer import END, START, SimpleTokenizer
@@ -120,6 +121,8 @@ def tokenize(
     Raises RuntimeError for a text that is too long, unless `truncate`: then it is cut, and ends
     with the end token all the same.
     """
+    if not isinstance(texts, Iterable):
+        raise TypeError(f"texts must be a string or a list of strings; got {type_name(texts)}")
     texts = [texts] if isinstance(texts, str) else list(texts)
     tokenizer = default_tokenizer()
     start, end = tokenizer.encoder[START], tokenizer.encoder[END]
@@ -149,7 +152,8 @@ def similarity_score(
     image: Float[Tensor, "1 3 height width"],
     target_features: Float[Tensor, "1 feature"],
 ) -> Float[Tensor, ""]:
-    """100 times the cosine of the image's features and the target's; differentiable.
+    """100 times the cosine of the image's features and the target's; differentiable, and without
+    autocast.
 
     Raises TypeError or ValueError unless there is one finite image and one finite, non-zero target
     of its width.
@@ -159,7 +163,8 @@ def similarity_score(
     if isinstance(target_features, Tensor) and target_features.ndim == 1:
         target_features = target_features.unsqueeze(0)
     require_targets(target_features)
-    features = clip_model.encode_image(image)
+    with torch.autocast(image.device.type, enabled=False):
+        features = clip_model.encode_image(image)
     target = target_features.to(features.device)
     if len(features) != 1 or target.shape != features.shape:
         raise ValueError(

@@ -14,12 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from checks import (
-    require_differentiable,
-    require_finite,
-    type_name,
-    undisturbed,
-)
+from checks import require_differentiable, require_finite, type_name, undisturbed
 from maps import normalise_maps, resize_maps
 from model import ModifiedResNet, VisionTransformer
 from objective import for_each_image, target_directions
@@ -163,7 +158,7 @@ def on_grid(
     cells: Float[Tensor, "*batch cell"], visual: VisionTransformer, images: Tensor
 ) -> Float[Tensor, "*batch row column"]:
     """Maps on the patch grid, or ValueError if what they are made of was too large."""
-    require_finite(cells, "maps (numbers grew too large for the model's precision)")
+    require_finite(cells, "maps (too large numbers for the model's precision: try model.float())")
     return cells.unflatten(-1, visual.grid(images))
 
 

@@ -217,6 +217,15 @@ def test_similarity_score_is_a_hundred_times_the_cosine():
     assert similarity_score(model, image, features).item() == pytest.approx(100)
 
 
+@pytest.mark.parametrize("length", [1e20, 1e-24])
+def test_similarity_score_depends_on_directions_alone(length):
+    model, image, target = small_vit(), torch.randn(1, 3, 32, 32), torch.ones(1, 16)
+    expected = similarity_score(model, image, target)
+    torch.testing.assert_close(similarity_score(model, image, length * target), expected)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(similarity_score(model, image, target), expected)
+
+
 @pytest.mark.parametrize(
     ("target", "message"),
     [
