@@ -73,7 +73,7 @@ def load(
             "jit=True: a TorchScript model cannot be explained, its attention cannot be recorded; "
             "load with jit=False"
         )
-    require_options(activation, heads)
+    require_options(name, activation, heads)
     device = torch.device(device)
     checkpoint = checkpoints.read(name, download_root)
     with checkpoints.errors_of(checkpoint.path):
