@@ -19,11 +19,10 @@ from pathlib import Path
 from tqdm import tqdm
 
 from checkpoints import CheckpointError
-from checks import at_least_one
 from embedded.scenes import concepts
 from evaluation.folders import MaskedFolder
 from evaluation.plots import draw_all
-from evaluation.scene_sets import SceneBatch, scene_batches
+from evaluation.scene_sets import SceneBatch, at_least_one, scene_batches
 from evaluation.study import FEWER, Pictures, Study
 from evaluation.tables import write_tables
 from explainer import Explainer, explainers
