@@ -1,6 +1,5 @@
 """What would make a map wrong without a word is refused where it enters, or kept away."""
 
-from argparse import ArgumentTypeError
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -73,10 +72,3 @@ def undisturbed(device: torch.device) -> Iterator[None]:
     """
     with torch.inference_mode(False), torch.autocast(device.type, enabled=False):
         yield
-
-
-def at_least_one(text: str) -> int:
-    """A number of something to be measured, as a command's argument."""
-    if not text.isdecimal() or int(text) < 1:
-        raise ArgumentTypeError(f"must be a whole number, 1 or more; got {text!r}")
-    return int(text)
