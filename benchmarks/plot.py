@@ -11,6 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "code"))
 
 from figures import COLOURS, short  # noqa: E402
+from files import whole_file  # noqa: E402
 
 OTHERS = ("LeGrad", "grad-cam", "torchcam", "captum")
 FOLDER = ROOT / "results" / "benchmarks"
@@ -113,8 +114,10 @@ DRAWN = {"speed": draw_speed, "growth": draw_growth, "rivals": draw_rivals}
 
 def main() -> None:
     for name, draw in DRAWN.items():
-        draw(read(name)).savefig(FOLDER / f"{name}.png", dpi=110)
-        print(f"wrote {FOLDER / name}.png")
+        path = FOLDER / f"{name}.png"
+        with whole_file(path) as unfinished:
+            draw(read(name)).savefig(unfinished, dpi=110)
+        print(f"wrote {path}")
 
 
 if __name__ == "__main__":

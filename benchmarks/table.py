@@ -15,6 +15,8 @@ from pathlib import Path
 import torch
 from worker import peak_resident
 
+from files import whole_file
+
 MIB = 2**20
 Call = Callable[[], object]
 
@@ -164,9 +166,7 @@ def save(rows: list[dict], path: Path, device: str = "cpu") -> None:
         "torch": torch.__version__.partition("+")[0],
     }
     rows = [row | here for row in rows]
-    unfinished = path.with_suffix(".unfinished")
-    with unfinished.open("w", newline="") as file:
+    with whole_file(path) as unfinished, unfinished.open("w", newline="") as file:
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
         writer.writerows(rows)
-    unfinished.replace(path)

@@ -1,5 +1,6 @@
 """What would make a map wrong without a word is refused where it enters, or kept away."""
 
+from argparse import ArgumentTypeError
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -66,10 +67,17 @@ def _is_plain(module: nn.Module) -> bool:
 
 @contextmanager
 def undisturbed(device: torch.device) -> Iterator[None]:
-    """Inside the block autograd is at hand and nothing is cast, whatever the caller has set.
+    """Inside the block gradients are enabled and nothing is cast, whatever the caller has set.
 
     Inference mode would switch autograd off for good, and autocast would halve the precision.
-    Tensors made in inference mode must be copied inside the block.
+    Tensors made in inference mode must be copied inside the block to be differentiated.
     """
     with torch.inference_mode(False), torch.autocast(device.type, enabled=False):
         yield
+
+
+def at_least_one(text: str) -> int:
+    """A number of something to be measured, as a command's argument."""
+    if not text.isdecimal() or int(text) < 1:
+        raise ArgumentTypeError(f"must be a whole number, 1 or more; got {text!r}")
+    return int(text)

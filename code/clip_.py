@@ -5,6 +5,7 @@ image = preprocess(Image.open("horse.png")).unsqueeze(0)
 score = similarity_score(model, image, model.encode_text(tokenize("a horse")))
 """
 
+from collections.abc import Iterable
 from functools import cache
 from os import PathLike
 
@@ -18,8 +19,10 @@ from torchvision import transforms
 
 import checkpoints
 from checkpoints import available_models
-from checks import require_finite
+from checks import require_finite, require_tensor, type_name
+from configuration import configuration, require_options
 from model import CLIP, build_model, convert_weights
+from objective import LOGIT_SCALE, feature_lengths, moderate, require_targets
 from simple_tokenizer import END, START, SimpleTokenizer
 
 __all__ = ["available_models", "load", "make_preprocess", "similarity_score", "to_rgb", "tokenize"]
@@ -47,26 +50,39 @@ def load(
     download_root: str | PathLike | None = None,
     *,
     dtype: torch.dtype | None = None,
+    activation: str | None = None,
+    heads: int | tuple[int, int] | None = None,
 ) -> tuple[CLIP, transforms.Compose]:
     """A CLIP in evaluation mode, and the transform from a PIL image to what it reads.
 
     `name` is one of `available_models()`, or the path of a TorchScript archive as OpenAI ships
-    them, a state dict, or a safetensors file. Official models are downloaded once, to
-    `download_root` (default `~/.cache/clip`). `dtype` defaults to float16 on CUDA (with float32
-    normalisations, as OpenAI's) and to float32 elsewhere.
+    them, a state dict (also in a training checkpoint), or a safetensors file. Official models are
+    downloaded once, to `download_root` (default `~/.cache/clip`). `dtype` defaults to float16 on
+    CUDA (with float32 normalisations, as OpenAI's) and to float32 elsewhere.
 
-    Raises `checkpoints.CheckpointError` (a RuntimeError) if the weights cannot be had, and
-    ValueError if they do not fit together or `jit` is asked for.
+    What the tensors of a file do not tell is to be given: `activation`, "quickgelu" or "gelu", and
+    `heads`, those of the image tower or a pair, of image (a ResNet's attention pool) and text.
+    Known are those of OpenAI's archives and of the embedded models, and the heads of public CLIPs.
+
+    Raises `checkpoints.CheckpointError` (a RuntimeError and a ValueError) if the weights cannot be
+    had, do not fit together, or could be those of several networks, and ValueError if `jit` is
+    asked for.
     """
     if jit:
         raise ValueError(
             "jit=True: a TorchScript model cannot be explained, its attention cannot be recorded; "
             "load with jit=False"
         )
-    model = build_model(checkpoints.load_state_dict(name, download_root))
-    if dtype is None:
-        dtype = torch.float16 if torch.device(device).type == "cuda" else torch.float32
-    return convert_weights(model, dtype).to(device), make_preprocess(model.visual.input_resolution)
+    require_options(activation, heads)
+    device = torch.device(device)
+    checkpoint = checkpoints.read(name, download_root)
+    with checkpoints.errors_of(checkpoint.path):
+        found = configuration(checkpoint, activation, heads)
+        model = build_model(checkpoint.weights, activation=found.activation, heads=found.heads)
+        if dtype is None:
+            dtype = torch.float16 if device.type == "cuda" else torch.float32
+        convert_weights(model, dtype)
+    return model.to(device), make_preprocess(model.visual.input_resolution)
 
 
 def make_preprocess(resolution: int) -> transforms.Compose:
@@ -175,6 +191,8 @@ def tokenize(
     Raises RuntimeError for a text that is too long, unless `truncate`: then it is cut, and ends
     with the end token all the same.
     """
+    if not isinstance(texts, Iterable):
+        raise TypeError(f"texts must be a string or a list of strings; got {type_name(texts)}")
     texts = [texts] if isinstance(texts, str) else list(texts)
     tokenizer = default_tokenizer()
     start, end = tokenizer.encoder[START], tokenizer.encoder[END]
@@ -206,19 +224,25 @@ def similarity_score(
 ) -> Float[Tensor, ""]:
     """100 times the cosine of the image's features and the target's; differentiable.
 
-    Raises ValueError unless there is one image and one finite, non-zero target of its width.
+    Raises TypeError or ValueError unless there is one finite image and one finite, non-zero target
+    of its width.
     """
+    require_tensor(image, "the image must be a tensor: preprocess(picture).unsqueeze(0)")
+    require_finite(image, "images")
+    if isinstance(target_features, Tensor) and target_features.ndim == 1:
+        target_features = target_features.unsqueeze(0)
+    require_targets(target_features)
     features = clip_model.encode_image(image)
     target = target_features.to(features.device)
-    if target.ndim == 1:
-        target = target.unsqueeze(0)
     if len(features) != 1 or target.shape != features.shape:
         raise ValueError(
             "similarity_score compares one image [1, 3, height, width] with one target "
             f"[1, {features.shape[-1]}]; got {list(image.shape)} and {list(target_features.shape)}"
         )
-    if not (target.isfinite().all() and target.any()):
-        raise ValueError("target features must be finite and not all zero")
+    if not target.any():
+        raise ValueError("target features are all zero: no cosine with them is defined")
     # Half precision has too few digits for a score that is read to two decimals.
     dtype = torch.promote_types(torch.promote_types(features.dtype, target.dtype), torch.float32)
-    return 100 * F.cosine_similarity(features.to(dtype), target.to(dtype)).squeeze(0)
+    features, target = moderate(features.to(dtype)), moderate(target.to(dtype))
+    feature_lengths(features)
+    return LOGIT_SCALE * F.cosine_similarity(features, target).squeeze(0)

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from checks import require_finite
 from clip_ import tokenize
 
 # What each is called and what evokes it, in the words of everyday captions: these make an ensemble.
@@ -31,18 +32,24 @@ def emotion_features(
     model: nn.Module,
     source: str | Path | Mapping[str, Sequence[str]] | None = None,
     templates: Sequence[str] = TEMPLATES,
+    *,
+    name: str | None = None,
 ) -> dict[str, Float[Tensor, " feature"]]:
     """Unit features of each emotion: the mean of those of its phrases in all templates.
 
     model: a CLIP.
     source: phrases for each emotion, by default EMOTIONS; or a JSON file of features for each
-        emotion, `{"amusement": [0.1, ...], ...}`, made with the same CLIP.
+        emotion, `{"amusement": [0.1, ...], ...}`, made with the same CLIP. It may say with which:
+        `"model": "ViT-B-32"`.
+    name: of the model.
 
-    Raises ValueError if the file holds anything else or was made for another width.
+    Raises ValueError if the file holds anything else, features that are all zero, NaN or infinite,
+    or if it was made for another width or for a model of another name.
     """
-    if isinstance(source, str | Path):
-        return read_features(Path(source), model.text_projection.shape[1])
     device = model.text_projection.device
+    if isinstance(source, str | Path):
+        found = read_features(Path(source), model.text_projection.shape[1], name)
+        return {emotion: features.to(device) for emotion, features in found.items()}
     found = {}
     for emotion, phrases in (source or EMOTIONS).items():
         texts = [template.format(phrase) for phrase in phrases for template in templates]
@@ -51,20 +58,69 @@ def emotion_features(
     return found
 
 
-def read_features(path: Path, width: int) -> dict[str, Float[Tensor, " feature"]]:
+def features_of_each(
+    models: Mapping[str, nn.Module], folder: str | Path | None = None
+) -> dict[str, dict[str, Float[Tensor, " feature"]]]:
+    """The features of ArtEmis' nine emotions, in its order, for each of several CLIPs by name.
+
+    folder: of JSON files as `emotion_features` reads them, one a model and named by it:
+        `ViT-B-32.json`, `RN101.json`. Features of one CLIP mean nothing to another, even where both
+        have the same width. By default they are made of EMOTIONS.
+
+    Raises FileNotFoundError if a model has no file, and ValueError as `emotion_features`, if other
+    emotions are in a file, and if two models have the same features.
+    """
+    if folder is None:
+        return {name: emotion_features(model) for name, model in models.items()}
+    found: dict[str, dict[str, Tensor]] = {}
+    for name, model in models.items():
+        path = Path(folder) / f"{name}.json"
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"no file {path} with the features of the emotions for {name}: each model needs "
+                "one of its own, named by it"
+            )
+        features = emotion_features(model, path, name=name)
+        if set(features) != set(EMOTIONS):
+            raise ValueError(
+                f"{path} must hold the emotions {', '.join(EMOTIONS)}; got {', '.join(features)}"
+            )
+        features = {emotion: features[emotion] for emotion in EMOTIONS}
+        for other, theirs in found.items():
+            if all(values.equal(theirs[emotion]) for emotion, values in features.items()):
+                raise ValueError(
+                    f"{path} holds the features of {other}: those of one model mean nothing to "
+                    "another"
+                )
+        found[name] = features
+    return found
+
+
+def read_features(
+    path: Path, width: int, model: str | None = None
+) -> dict[str, Float[Tensor, " feature"]]:
     try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        made_for = content.pop("model", model)
         table = {
-            name: torch.tensor(values) for name, values in json.loads(path.read_text()).items()
+            name: torch.tensor(values, dtype=torch.float64) for name, values in content.items()
         }
-        table = {name: F.normalize(values.float(), dim=-1) for name, values in table.items()}
     except (ValueError, TypeError, AttributeError, RuntimeError) as error:
         raise ValueError(
             f"{path} must be a JSON object of emotions and their features, "
             f'{{"amusement": [0.1, ...], ...}}: {error}'
         ) from error
+    if model and str(made_for).replace("/", "-") != model:
+        raise ValueError(f"{path} holds features for the model {made_for!r}, not for {model}")
     wrong = {name: list(values.shape) for name, values in table.items() if values.shape != (width,)}
     if wrong or not table:
         raise ValueError(
             f"{path} must hold {width} features an emotion for this model; got {wrong}"
         )
-    return table
+    for name, values in table.items():
+        require_finite(values, f"features of {name!r} in {path}")
+        if not values.any():
+            raise ValueError(f"features of {name!r} in {path} are all zero")
+    # Of any length: the square of a tiny or a huge one would be 0 or infinite.
+    table = {name: values / values.abs().max() for name, values in table.items()}
+    return {name: F.normalize(values, dim=-1).float() for name, values in table.items()}

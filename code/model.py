@@ -9,8 +9,8 @@ backward pass may follow, it keeps
 
 They hold no computation graph alive: `attn_probs` is the tensor in the graph as long as that lives,
 so that `torch.autograd.grad(score, [block.attn_probs])` works, and a detached one afterwards. Both
-are None after a forward pass that records nothing: in training mode, under `torch.no_grad()`, while
-compiling, exporting or tracing, and where maps are made (`saliency.py`).
+are None after a forward pass that records nothing, in training mode, under `torch.no_grad()`, while
+exporting or tracing, and after maps were made (`saliency.py`).
 """
 
 import math
@@ -18,6 +18,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import lru_cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +30,7 @@ from torch.utils.weak import TensorWeakRef
 from checks import is_plain, require_tensor
 
 HEAD_WIDTH = 64  # of every transformer in every official CLIP
+NOT_A_CLIP = "not a CLIP state dict in OpenAI's layout"
 
 
 class LayerNorm(nn.LayerNorm):
@@ -40,6 +43,9 @@ class LayerNorm(nn.LayerNorm):
 class QuickGELU(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x * torch.sigmoid(1.702 * x)
+
+
+ACTIVATIONS = {"quickgelu": QuickGELU, "gelu": nn.GELU}  # OpenAI's; most of OpenCLIP's
 
 
 class Attention(nn.Module):
@@ -100,14 +106,14 @@ class Attention(nn.Module):
 
 
 class ResidualAttentionBlock(nn.Module):
-    def __init__(self, width: int, heads: int, causal: bool):
+    def __init__(self, width: int, heads: int, causal: bool, activation: str = "quickgelu"):
         super().__init__()
         self.attn = Attention(width, heads)
         self.ln_1 = LayerNorm(width)
         self.mlp = nn.Sequential(
             OrderedDict(
                 c_fc=nn.Linear(width, 4 * width),
-                gelu=QuickGELU(),
+                gelu=ACTIVATIONS[activation](),
                 c_proj=nn.Linear(4 * width, width),
             )
         )
@@ -156,6 +162,7 @@ class ResidualAttentionBlock(nn.Module):
         attention = self.record(self.attn.probabilities(q, k, self.causal))
         return torch.bmm(attention, v.flatten(0, 1)).view_as(q)
 
+    @torch.compiler.disable
     def record(
         self, probabilities: Float[Tensor, "batch head token token"]
     ) -> Float[Tensor, "batch*head token token"]:
@@ -220,27 +227,34 @@ def watched_attention() -> Iterator[list[tuple[ResidualAttentionBlock, Tensor]]]
 def is_recording(module: nn.Module) -> bool:
     return (
         torch.is_grad_enabled()
-        and not is_traced()
+        and not is_exporting()
         and (not module.training or WATCHED.get() is not None)
     )
 
 
-def is_traced() -> bool:
-    """Whether a program is being written down that will run on other values."""
-    return torch.compiler.is_compiling() or torch.jit.is_tracing()
+def is_exporting() -> bool:
+    """Whether a program is being written down that will run without this one."""
+    return torch.compiler.is_exporting() or torch.jit.is_tracing()
 
 
 def has_values(x: Tensor) -> bool:
     """Whether a decision may be taken by the values of a tensor."""
-    return not (x.is_meta or is_traced())
+    return not (x.is_meta or torch.compiler.is_compiling() or torch.jit.is_tracing())
 
 
 class Transformer(nn.Module):
-    def __init__(self, width: int, layers: int, heads: int, causal: bool = False):
+    def __init__(
+        self,
+        width: int,
+        layers: int,
+        heads: int,
+        causal: bool = False,
+        activation: str = "quickgelu",
+    ):
         super().__init__()
         self.width = width
         self.layers = layers
-        blocks = [ResidualAttentionBlock(width, heads, causal) for _ in range(layers)]
+        blocks = [ResidualAttentionBlock(width, heads, causal, activation) for _ in range(layers)]
         self.resblocks = nn.Sequential(*blocks)
 
     def forward(self, x: Float[Tensor, "batch token width"]) -> Float[Tensor, "batch token width"]:
@@ -311,6 +325,7 @@ class VisionTransformer(nn.Module):
         layers: int,
         heads: int,
         output_dim: int,
+        activation: str = "quickgelu",
     ):
         super().__init__()
         self.input_resolution = input_resolution
@@ -322,7 +337,7 @@ class VisionTransformer(nn.Module):
         self.class_embedding = nn.Parameter(scale * torch.randn(width))
         self.positional_embedding = nn.Parameter(scale * torch.randn(tokens, width))
         self.ln_pre = LayerNorm(width)
-        self.transformer = Transformer(width, layers, heads)
+        self.transformer = Transformer(width, layers, heads, activation=activation)
         self.ln_post = LayerNorm(width)
         self.proj = nn.Parameter(scale * torch.randn(width, output_dim))
 
@@ -407,9 +422,30 @@ class AttentionPool2d(nn.Module):
     ) -> Float[Tensor, "image shift feature"] | Float[Tensor, "image feature"]:
         """The features of x, or those of x with each of the shifts added to all of its cells."""
         positions = fit_positions(self.positional_embedding, tuple(x.shape[-2:]))
-        if shifts is None:
+        if shifts is not None:
+            return self.pool(x, positions, shifts)
+        if all(map(is_plain, self.children())):
             return self.pool(x, positions, x.new_zeros(len(x), 1, x.shape[1])).squeeze(1)
-        return self.pool(x, positions, shifts)
+        return self.attend(x, positions).squeeze(1)
+
+    def attend(
+        self,
+        x: Float[Tensor, "image channel row column"],
+        positions: Float[Tensor, "1+cell channel"],
+    ) -> Float[Tensor, "image 1 feature"]:
+        """The attention as it is defined: every projection is called, whatever stands there."""
+        cells = x.flatten(2).mT
+        tokens = torch.cat([cells.mean(1, keepdim=True), cells], 1) + positions
+        q, k, v = (
+            project(given).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for project, given in (
+                (self.q_proj, tokens[:, :1]),
+                (self.k_proj, tokens),
+                (self.v_proj, tokens),
+            )
+        )
+        mixed = F.scaled_dot_product_attention(q, k, v)
+        return self.c_proj(mixed.transpose(1, 2).flatten(2))
 
     def pool(
         self,
@@ -435,7 +471,9 @@ class AttentionPool2d(nn.Module):
         spread = others + own / cells.shape[2]  # the mean token is made of cells too
         mixed = (spread.flatten(1, 2) @ cells.mT).unflatten(1, query.shape[1:3])
         mixed = mixed + torch.cat([own, others], -1) @ positions + shifts.unsqueeze(2)
-        values = torch.einsum("bshc,hdc->bshd", mixed, v_weight).flatten(2) + self.v_proj.bias
+        values = torch.einsum("bshc,hdc->bshd", mixed, v_weight).flatten(2)
+        if self.v_proj.bias is not None:
+            values = values + self.v_proj.bias
         return self.c_proj(values)
 
 
@@ -499,7 +537,15 @@ class ModifiedResNet(nn.Module):
 
 
 class CLIP(nn.Module):
-    """Both towers. `vision_layers` is a number of blocks (ViT) or four of them (ResNet)."""
+    """Both towers. `vision_layers` is a number of blocks (ViT) or four of them (ResNet).
+
+    vision_heads: of each block, or of a ResNet's attention pool; by default, and for None as
+        `transformer_heads`, as many as are 64 wide.
+    activation: between the layers of each MLP, one of `ACTIVATIONS`; a ResNet's image tower has no
+        MLP.
+
+    Raises ValueError for another activation, and for heads that do not divide their width.
+    """
 
     def __init__(
         self,
@@ -513,24 +559,36 @@ class CLIP(nn.Module):
         context_length: int,
         vocab_size: int,
         transformer_width: int,
-        transformer_heads: int,
+        transformer_heads: int | None,
         transformer_layers: int,
+        *,
+        vision_heads: int | None = None,
+        activation: str = "quickgelu",
     ):
         super().__init__()
+        if activation not in ACTIVATIONS:
+            raise ValueError(f"activation must be one of {list(ACTIVATIONS)}, got {activation!r}")
         self.context_length = context_length
         self.vocab_size = vocab_size
+        transformer_heads = head_count(transformer_width, transformer_heads, "text")
         if isinstance(vision_layers, int):
-            heads = vision_width // HEAD_WIDTH
+            heads = head_count(vision_width, vision_heads, "image")
             self.visual = VisionTransformer(
-                image_resolution, vision_patch_size, vision_width, vision_layers, heads, embed_dim
+                image_resolution,
+                vision_patch_size,
+                vision_width,
+                vision_layers,
+                heads,
+                embed_dim,
+                activation,
             )
         else:
-            heads = vision_width * 32 // HEAD_WIDTH
+            heads = head_count(vision_width * 32, vision_heads, "image")
             self.visual = ModifiedResNet(
                 tuple(vision_layers), embed_dim, heads, image_resolution, vision_width
             )
         self.transformer = Transformer(
-            transformer_width, transformer_layers, transformer_heads, causal=True
+            transformer_width, transformer_layers, transformer_heads, True, activation
         )
         self.token_embedding = nn.Embedding(vocab_size, transformer_width)
         self.positional_embedding = nn.Parameter(torch.empty(context_length, transformer_width))
@@ -601,52 +659,123 @@ def convert_weights(model: nn.Module, dtype: torch.dtype) -> nn.Module:
     return model
 
 
-def build_model(state_dict: Mapping[str, Tensor]) -> CLIP:
+def build_model(
+    state_dict: Mapping[str, Tensor],
+    *,
+    activation: str = "quickgelu",
+    heads: int | tuple[int | None, int | None] | None = None,
+) -> CLIP:
     """The float32 network, in evaluation mode, whose parameters are `state_dict`.
 
-    Its architecture is deduced from names and shapes. Raises ValueError if they are not a CLIP's.
+    Its architecture is deduced from names and shapes, but for what they do not tell:
+
+    activation: "quickgelu", as OpenAI's function of this name has it, or "gelu".
+    heads: of the image tower (a ResNet's attention pool), or of the image and the text tower; by
+        default, and for None, as many as are 64 wide, as in OpenAI's.
+
+    Raises ValueError if names and shapes are not a CLIP's, or heads do not divide their width.
     """
-    try:
-        model = _empty_model(state_dict)
-    except KeyError as missing:
-        raise ValueError(
-            f"not a CLIP state dict in OpenAI's layout: it has no {missing}"
-        ) from missing
+    vision_heads, text_heads = heads if isinstance(heads, tuple | list) else (heads, None)
+    arguments = architecture(state_dict)
+    model = _empty_model(arguments, vision_heads, text_heads, activation=activation)
     weights = {name: tensor.detach().clone() for name, tensor in state_dict.items()}
-    try:
-        model.load_state_dict(weights, assign=True)
-    except RuntimeError as error:
-        raise ValueError(f"not a CLIP state dict in OpenAI's layout: {error}") from error
+    model.load_state_dict(weights, assign=True)
     return model.float().requires_grad_().eval()
 
 
-def _empty_model(state_dict: Mapping[str, Tensor]) -> CLIP:
-    """The deduced network on the meta device: shapes without memory."""
-    width, embed_dim = state_dict["text_projection"].shape
-    if "visual.proj" in state_dict:
-        vision_width, _, vision_patch_size, _ = state_dict["visual.conv1.weight"].shape
-        vision_layers = _count(state_dict, "visual.transformer.resblocks.")
-        side = math.isqrt(len(state_dict["visual.positional_embedding"]) - 1)
-        image_resolution = side * vision_patch_size
-    else:
-        vision_layers = tuple(_count(state_dict, f"visual.layer{i}.") for i in (1, 2, 3, 4))
-        vision_width = len(state_dict["visual.layer1.0.conv1.weight"])
-        vision_patch_size = None
-        side = math.isqrt(len(state_dict["visual.attnpool.positional_embedding"]) - 1)
-        image_resolution = side * ModifiedResNet.stride
+def architecture(state_dict: Mapping[str, Tensor]) -> dict:
+    """The arguments of `CLIP` that names and shapes tell: all but the heads and the activation.
+
+    Raises ValueError unless they are all those of a CLIP with these arguments.
+    """
+    try:
+        width, embed_dim = state_dict["text_projection"].shape
+        if "visual.proj" in state_dict:
+            vision_width, _, vision_patch_size, _ = state_dict["visual.conv1.weight"].shape
+            vision_layers = _count(state_dict, "visual.transformer.resblocks.")
+            cells = len(state_dict["visual.positional_embedding"]) - 1
+            cell = vision_patch_size
+        else:
+            vision_layers = tuple(_count(state_dict, f"visual.layer{i}.") for i in (1, 2, 3, 4))
+            vision_width = len(state_dict["visual.layer1.0.conv1.weight"])
+            vision_patch_size = None
+            cells = len(state_dict["visual.attnpool.positional_embedding"]) - 1
+            cell = ModifiedResNet.stride
+        arguments = {
+            "embed_dim": embed_dim,
+            "image_resolution": math.isqrt(cells) * cell,
+            "vision_layers": vision_layers,
+            "vision_width": vision_width,
+            "vision_patch_size": vision_patch_size,
+            "context_length": len(state_dict["positional_embedding"]),
+            "vocab_size": len(state_dict["token_embedding.weight"]),
+            "transformer_width": width,
+            "transformer_layers": _count(state_dict, "transformer.resblocks."),
+        }
+    except KeyError as missing:
+        raise ValueError(f"{NOT_A_CLIP}: it has no {missing}") from missing
+    except (TypeError, ValueError) as error:  # numbers of axes, a table without rows
+        raise ValueError(f"{NOT_A_CLIP}: shapes that no CLIP has ({error})") from error
+    layers = (vision_layers,) if isinstance(vision_layers, int) else vision_layers
+    layers = (*layers, arguments["transformer_layers"])
+    sizes = [size for size in arguments.values() if isinstance(size, int)]
+    if min(*sizes, *layers) < 1 or max(sizes) > 2**24 or max(layers) > 1000:
+        raise ValueError(f"{NOT_A_CLIP}: shapes that no CLIP has ({arguments})")
+    _require_shapes(state_dict, _shapes(**arguments))
+    return arguments
+
+
+@lru_cache(maxsize=2)
+def _shapes(**arguments: Any) -> dict[str, torch.Size]:
+    """Names and shapes in the state dict of a CLIP; they are the same for all heads."""
+    state_dict = _empty_model(arguments, 1, 1).state_dict()
+    return {name: tensor.shape for name, tensor in state_dict.items()}
+
+
+def _empty_model(
+    arguments: dict, vision_heads: int | None, text_heads: int | None, **options: str
+) -> CLIP:
+    """A network on the meta device: shapes without memory."""
     with torch.device("meta"):
-        return CLIP(
-            embed_dim,
-            image_resolution,
-            vision_layers,
-            vision_width,
-            vision_patch_size,
-            context_length=len(state_dict["positional_embedding"]),
-            vocab_size=len(state_dict["token_embedding.weight"]),
-            transformer_width=width,
-            transformer_heads=width // HEAD_WIDTH,
-            transformer_layers=_count(state_dict, "transformer.resblocks."),
+        return CLIP(**arguments, vision_heads=vision_heads, transformer_heads=text_heads, **options)
+
+
+def head_count(width: int, heads: int | None, tower: str) -> int:
+    """`heads`, or as many as are 64 wide; ValueError unless they divide the tower's width."""
+    if heads is None and width % HEAD_WIDTH == 0:
+        return width // HEAD_WIDTH
+    if not isinstance(heads, int) or heads < 1 or width % heads:
+        what = f"heads {HEAD_WIDTH} wide" if heads is None else f"{heads} heads"
+        raise ValueError(
+            f"the {tower} tower is {width} wide, which {what} do not divide; these numbers of "
+            f"heads do: {divisors(width)}"
         )
+    return heads
+
+
+def divisors(width: int) -> str:
+    """The numbers of heads that divide `width`, and are at least 16 wide."""
+    return ", ".join(str(n) for n in range(1, width // 16 + 1) if width % n == 0) or "1"
+
+
+def _require_shapes(given: Mapping[str, Tensor], wanted: Mapping[str, torch.Size]) -> None:
+    problems = {
+        "it has no": [name for name in wanted if name not in given],
+        "there is no place for": [name for name in given if name not in wanted],
+        "of another shape are": [
+            f"{name} {list(given[name].shape)} instead of {list(shape)}"
+            for name, shape in wanted.items()
+            if name in given and given[name].shape != shape
+        ],
+    }
+    found = [f"{problem} {some(names)}" for problem, names in problems.items() if names]
+    if found:
+        raise ValueError(f"{NOT_A_CLIP}: {'; '.join(found)}")
+
+
+def some(names: list) -> str:
+    """The first few names."""
+    return ", ".join(map(str, names[:4])) + (", ..." if len(names) > 4 else "")
 
 
 def _count(state_dict: Mapping[str, Tensor], prefix: str) -> int:

@@ -5,6 +5,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from checks import require_tensor
 from image_utils import to_bytes
 from maps import normalise_maps, resize_maps
 
@@ -12,10 +13,18 @@ Map = Float[np.ndarray, "row column"]
 Picture = UInt8[np.ndarray, "row column 3"]
 
 
-def single(image: Tensor, target_features: Tensor | None = None) -> None:
-    """Refuse more than one image or target with a word on what takes them."""
-    for name, given, axes in (("image", image, 4), ("target_features", target_features, 2)):
-        if given is not None and (given.ndim != axes or len(given) != 1):
+ONE_OF_EACH = (
+    ("image", 4, "preprocess(picture).unsqueeze(0)"),
+    ("target_features", 2, 'model.encode_text(tokenize("a horse"))'),
+)
+
+
+def single(image: Tensor, *target_features: Tensor) -> None:
+    """Refuse more than one image or target, if given, with a word on what takes them."""
+    given_ones = (image, *target_features)
+    for (name, axes, example), given in zip(ONE_OF_EACH, given_ones, strict=False):
+        require_tensor(given, f"{name} must be a tensor, such as {example}")
+        if given.ndim != axes or len(given) != 1:
             raise ValueError(
                 f"{name} must be one, with a leading axis of 1; got {list(given.shape)}. "
                 "saliency.relevance_maps takes many"

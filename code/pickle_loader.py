@@ -5,22 +5,22 @@ whatever else it names is refused. One batch is in memory at a time.
 """
 
 import io
-import pickle
 import random
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from clip_ import make_preprocess
 from image_utils import image_files, open_image
+from tensor_pickles import ForeignName, Stored, kind, read_pickle, reason
 
 Batch = dict[str, Tensor]
 BATCH = 40
+REPEATS = 10  # so many times may a file's values refer to the same bytes
 
 
 class Pickle_data_loader:
@@ -130,50 +130,45 @@ class Pickle_data_loader:
 
 
 def read_batch(path: Path) -> Batch:
-    """The dict of tensors in a pickle; nothing in it is executed."""
+    """The dict of tensors in a pickle; nothing in it is executed. ValueError if it has none."""
+    data = path.read_bytes()
     try:
-        with path.open("rb") as file:
-            content = _TensorUnpickler(file).load()
-    except (EOFError, pickle.UnpicklingError, AttributeError, IndexError, TypeError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
+        content = read_pickle(io.BytesIO(data))
+        _require_no_more_than(REPEATS * len(data), content)
+    except ForeignName as name:
+        raise ValueError(f"{path} is refused: it names {name}, which is not a tensor's") from name
+    except Exception as error:  # a damaged file can fail in any way
+        raise ValueError(f"{path} cannot be read: {reason(error)}") from error
     if not isinstance(content, dict) or not content:
-        raise ValueError(f"{path} must hold a dict of tensors; it holds {type(content).__name__}")
+        what = kind(content) if content else "nothing"
+        raise ValueError(f"{path} must hold a dict of tensors; it holds {what}")
     try:
-        batch = {key: torch.as_tensor(values) for key, values in content.items()}
+        batch = {key: _tensor(values) for key, values in content.items()}
         lengths = {key: len(values) for key, values in batch.items()}
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"{path} must hold tensors, one row a sample: {error}") from error
+    except Exception as error:
+        raise ValueError(f"{path} must hold tensors, one row a sample: {reason(error)}") from error
     if len(set(lengths.values())) != 1:
         raise ValueError(f"{path}: all entries must have one row a sample; they have {lengths}")
     return batch
 
 
-def _storage(data: bytes):
-    """A tensor's values, which a pickled tensor holds as an archive of their own."""
-    return torch.load(io.BytesIO(data), weights_only=True)
+def _require_no_more_than(limit: int, content: Any) -> None:
+    """Raise ValueError if values that refer to each other unfold to more than `limit` bytes."""
+    left, waiting = limit, [content]
+    while waiting:
+        value = waiting.pop()
+        left -= value.nbytes if isinstance(value, Stored) else 1
+        if left < 0:
+            raise ValueError(f"its values repeat each other, beyond {limit:,} bytes")
+        if isinstance(value, list | tuple):
+            waiting += value
+        elif isinstance(value, dict):
+            waiting += value.values()
 
 
-class _TensorUnpickler(pickle.Unpickler):
-    """Finds what tensors, arrays and plain containers are made of, and no other name."""
-
-    known = {
-        ("torch._utils", "_rebuild_tensor_v2"): torch._utils._rebuild_tensor_v2,
-        ("torch.storage", "_load_from_bytes"): _storage,
-        ("collections", "OrderedDict"): OrderedDict,
-        ("numpy", "ndarray"): np.ndarray,
-        ("numpy", "dtype"): np.dtype,
-        ("_codecs", "encode"): lambda text, encoding: text.encode(encoding),  # bytes, protocol 2
-    } | {
-        (f"numpy.{core}.{module}", name): getattr(getattr(np._core, module), name)
-        for core in ("core", "_core")  # before and since NumPy 2
-        for module, name in (
-            ("multiarray", "_reconstruct"),
-            ("multiarray", "scalar"),
-            ("numeric", "_frombuffer"),
-        )
-    }
-
-    def find_class(self, module: str, name: str):
-        if (module, name) not in self.known:
-            raise pickle.UnpicklingError(f"it names {module}.{name}, which is not a tensor's")
-        return self.known[module, name]
+def _tensor(values: Any) -> Tensor:
+    if isinstance(values, Stored):
+        return values.tensor()
+    if isinstance(values, list | tuple) and any(isinstance(value, Stored) for value in values):
+        return torch.stack([_tensor(value) for value in values])
+    return torch.as_tensor(values)

@@ -38,7 +38,7 @@ def rn_relevance(
     """Relevance of each pixel in [0, 1] (bilinear from the grid), and the image in [0, 1]."""
     single(image, target_features)
     visual = resnet_encoder(img_encoder)
-    direction = target_directions(target_features, visual.output_dim)
+    direction = target_directions(target_features)
     return direction_relevance(
         image, -direction if neg_saliency else direction, visual, method, device
     )
@@ -117,6 +117,13 @@ def direction_relevance(
     method: type[BaseCAM],
     device: str | torch.device,
 ) -> tuple[Map, Float[np.ndarray, "row column 3"]]:
+    """`rn_relevance` of any direction, and its errors."""
+    kind = getattr(method, "func", method)  # of a class with options, functools.partial
+    if not (isinstance(kind, type) and issubclass(kind, BaseCAM)):
+        raise TypeError(
+            "method must be a class of this project's pytorch_grad_cam, such as GradCAM (the class "
+            f"itself, not its name, nor that of another package); got {method!r}"
+        )
     image = image.to(device)
     cam = method(model=visual, target_layers=[visual.layer4[-1]])
     return at_image_size(cam.maps(image, direction)[0], image), as_picture(image[0])

@@ -68,7 +68,9 @@ def relevance_maps(
     and infinity included), on a method that is not in the table and on a block out of range.
     """
     visual = image_encoder(model)
-    directions = positive(scale) * target_directions(targets, visual.output_dim)
+    # A CAM compares the targets with what the network returns: its pool may be another.
+    width = None if isinstance(visual, ModifiedResNet) else visual.output_dim
+    directions = positive(scale) * target_directions(targets, width)
     if isinstance(visual, ModifiedResNet) and scale != 1:
         raise ValueError("scale is for ViTs: CAMs explain the cosine, or CLIP's logit, as they say")
     return direction_maps(visual, images, directions, method, negative, start_block)
@@ -161,7 +163,7 @@ def on_grid(
     cells: Float[Tensor, "*batch cell"], visual: VisionTransformer, images: Tensor
 ) -> Float[Tensor, "*batch row column"]:
     """Maps on the patch grid, or ValueError if what they are made of was too large."""
-    require_finite(cells, "maps (numbers grew too large for the model's precision)")
+    require_finite(cells, "maps (too large numbers for the model's precision: try model.float())")
     return cells.unflatten(-1, visual.grid(images))
 
 

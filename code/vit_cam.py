@@ -14,10 +14,10 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from checks import undisturbed
 from image_utils import (
     as_picture,
     normalise_pixels,
@@ -26,6 +26,7 @@ from image_utils import (
     true_colours,
 )
 from maps import normalise_maps, resize_maps
+from objective import LOGIT_SCALE, similarities, target_directions
 from one_image import Map, Picture, at_image_size, draw, single
 from saliency import block_maps, direction_maps, relevance_maps, vit_encoder
 from words import Word, word_directions
@@ -137,9 +138,9 @@ def vit_block_vis(
         visual, image, target_features, grad, negative=neg_saliency, start_block=block
     )
     seen = seen_through(image[0], maps[0, 0])
-    with torch.no_grad():
+    with undisturbed(image.device), torch.no_grad():
         features = visual(normalise_pixels(seen).unsqueeze(0).to(visual.conv1.weight))
-        score = F.cosine_similarity(features.float(), target_features.float())[0]
+        score = similarities(features, target_directions(target_features))[0, 0] / LOGIT_SCALE
     draw(seen.permute(1, 2, 0).cpu().numpy())
     return score
 

@@ -3,9 +3,11 @@
 from collections.abc import Callable, Sequence
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+
+from checks import type_name, undisturbed
+from objective import target_directions
 
 PUNCTUATION = ".,;:!?\"'()[]{}…“”‘’"  # may stand around a word without being part of it
 
@@ -21,6 +23,10 @@ def without_word(text: str, word: Word) -> str:
     A word is what stands between spaces: no part of that, and no pattern. Raises ValueError,
     naming the words there are, if the text does not have it.
     """
+    if not isinstance(text, str):
+        raise TypeError(f"a text is a string; got {type_name(text)}")
+    if isinstance(word, bool) or not isinstance(word, Word):
+        raise TypeError(f"a word is a string, or its position in the text; got {word!r}")
     tokens = text.split()
     if isinstance(word, int):
         if not -len(tokens) <= word < len(tokens):
@@ -51,7 +57,6 @@ def _rest(token: str, word: str) -> str | None:
     return token.replace(core, "", 1) if core and core.casefold() == word else None
 
 
-@torch.no_grad()
 def word_directions(
     clip_model: nn.Module,
     clip_tokenizer: Callable[[list[str]], Tensor],
@@ -63,9 +68,10 @@ def word_directions(
     The similarity of an image with this direction is s(text) - s(text without the word). The empty
     word stands for the whole text, t(text). All texts are encoded in one batch.
     """
+    if not hasattr(clip_model, "encode_text"):
+        raise TypeError(f"words are read by a whole CLIP; got {type_name(clip_model)}")
     texts = [text] + [without_word(text, word) for word in words if word != ""]
-    tokens = clip_tokenizer(texts).to(clip_model.positional_embedding.device)
-    features = clip_model.encode_text(tokens)
-    features = F.normalize(features.to(torch.promote_types(features.dtype, torch.float32)), dim=-1)
+    with undisturbed(clip_model.positional_embedding.device), torch.no_grad():
+        features = target_directions(clip_model.encode_text(clip_tokenizer(texts)))
     whole, without = features[0], iter(features[1:])
     return torch.stack([whole if word == "" else whole - next(without) for word in words])

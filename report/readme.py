@@ -9,6 +9,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "code"))
 
 from figures import short  # noqa: E402
+from files import whole_file  # noqa: E402
 
 SHOWN = {
     "ViT-emoji": ("last grad", "all grads", "gradcam", "attention", "edges", "centre"),
@@ -160,7 +161,8 @@ def main() -> None:
             raise SystemExit(
                 f"README.md must have the marks of {name!r} once; it has them {count} times"
             )
-    path.write_text(text, encoding="utf-8")
+    with whole_file(path) as unfinished:
+        unfinished.write_text(text, encoding="utf-8")
     print(f"wrote {path}")
 
 

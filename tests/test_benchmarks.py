@@ -13,6 +13,7 @@ sys.path.append(str(Path(__file__).parent.parent / "benchmarks"))
 import growth
 import plot
 import rivals
+import table
 import throughput
 from worker import Worker
 
@@ -64,6 +65,32 @@ def test_what_is_timed_in_part_is_scaled():
 def test_figures_are_drawn_from_the_tables(name, tmp_path):
     plot.DRAWN[name](plot.read(name)).savefig(tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size > 10_000
+
+
+def test_an_interruption_leaves_the_old_table_and_the_old_figure(tmp_path, monkeypatch):
+    path = tmp_path / "speed.csv"
+    path.write_text("old")
+    with pytest.raises(ValueError, match="not in fieldnames"):  # of the second row
+        table.save([{"a": 1}, {"a": 1, "b": 2}], path)
+    assert path.read_text() == "old"
+
+    figure = tmp_path / "speed.png"
+    figure.write_text("old")
+    monkeypatch.setattr(plot, "FOLDER", tmp_path)
+    monkeypatch.setattr(plot, "read", lambda name: [])
+    monkeypatch.setattr(plot, "DRAWN", {"speed": lambda rows: Broken()})
+    with pytest.raises(KeyboardInterrupt):
+        plot.main()
+    assert figure.read_text() == "old"
+    assert sorted(tmp_path.iterdir()) == [path, figure]
+
+
+class Broken:
+    """A figure that is interrupted while it is written."""
+
+    def savefig(self, path, **_):
+        path.write_text("half")
+        raise KeyboardInterrupt
 
 
 def test_growth_compares_exponents(tmp_path, monkeypatch, capsys):

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 import torchvision
 from torch import nn
+from torch.nn.utils import parametrize
 
 from conftest import noise
 from pytorch_grad_cam import (
@@ -26,7 +27,7 @@ from pytorch_grad_cam import (
     XGradCAM,
 )
 from saliency import relevance_maps
-from small_clip import small_resnet
+from small_clip import small_resnet, small_vit
 
 every_cam = pytest.mark.parametrize("name", CAMS)
 
@@ -341,5 +342,343 @@ def test_bad_input_gets_one_clear_error(case, visual, images, targets):
 
 
 def test_full_grad_without_biases_is_refused():
-    with pytest.raises(ValueError, match="target_layers"):
+    with pytest.raises(ValueError, match="FullGrad reads biases"):
         FullGrad(nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.Flatten()))
+
+
+# Layers that work in place
+
+INSIDE = [
+    "bn1",
+    "relu1",
+    "bn3",
+    "layer2.0.bn1",
+    "layer4.0.bn2",
+    "layer4.0.conv1",
+    "layer4.0.avgpool",
+]
+
+
+@pytest.mark.parametrize("path", INSIDE)
+@every_cam
+def test_layers_above_that_work_in_place_change_nothing(name, path, visual, targets):
+    image = noise(1, 3, 64, 64)
+    if name == "AblationCAM" and path.startswith("layer"):
+        pytest.raises(ValueError, CAMS[name](visual, [visual.get_submodule(path)]), image, targets)
+        return
+    apart = copy.deepcopy(visual)
+    for module in apart.modules():
+        if isinstance(module, nn.ReLU):
+            module.inplace = False
+    (found,) = CAMS[name](visual, [visual.get_submodule(path)]).maps(image, targets)
+    (expected,) = CAMS[name](apart, [apart.get_submodule(path)]).maps(image, targets)
+    assert torch.equal(found, expected)
+
+
+class Alias(nn.Module):
+    """Its second layer hands on the very tensor that the last line works on in place."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.same = nn.Conv2d(3, 8, 3), nn.Identity()
+        self.head = nn.Linear(8, 16)
+
+    def forward(self, x):
+        x = self.conv(x)
+        y = self.same(x).sigmoid()
+        return self.head((y + x.mul_(0)).mean((2, 3)))
+
+
+@pytest.mark.parametrize("name", ["EigenCAM", "ScoreCAM", "LayerCAM"])
+def test_what_a_layer_put_out_is_kept_though_its_input_is_changed_later(name):
+    torch.manual_seed(0)
+    network, image, targets = Alias(), noise(1, 3, 8, 8).float(), noise(2, 16).float()
+    (found,) = CAMS[name](network, [network.same]).maps(image, targets)
+    (expected,) = CAMS[name](network, [network.conv]).maps(image, targets)
+    assert expected.any()
+    torch.testing.assert_close(found, expected)
+
+
+# Channels through which nothing is seen
+
+
+@pytest.mark.parametrize("cam", [ScoreCAM, GScoreCAM, AblationCAM])
+def test_features_that_are_zero_score_zero(cam):
+    """Without biases a black picture has no features, and so no direction: no cosine is counted."""
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(3, 8, 3, bias=False),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(4),
+        nn.Flatten(),
+        nn.Linear(128, 16, bias=False),
+    ).eval()
+    network[0].weight.data[0].abs_().neg_()  # positive pixels never wake channel 0
+    image, target = torch.rand(1, 3, 32, 32), torch.randn(1, 16)
+    seen = network[:2](image)[0]
+    (found,) = cam(network, [network[1]]).maps(image, F.normalize(target))
+
+    def score(features):
+        return 100 * F.cosine_similarity(features, target)[0]  # 0 of zero features
+
+    with torch.no_grad():
+        if cam is AblationCAM:
+            left = seen * (1 - torch.eye(8)[:, :, None, None])
+            weights = score(network(image)) - torch.stack(
+                [score(network[2:](x[None])) for x in left]
+            )
+        else:
+            masks = F.interpolate(seen[:, None], (32, 32), mode="bilinear", align_corners=True)
+            low, high = masks.amin((2, 3), True), masks.amax((2, 3), True)
+            masks = torch.where(high > low, (masks - low) / (high - low), 0)
+            weights = torch.stack([score(network(image * mask)) for mask in masks]).softmax(0)
+    expected = (weights[:, None, None] * seen).sum(0).relu()
+    torch.testing.assert_close(found[0, 0], expected, atol=1e-4, rtol=1e-4)
+
+
+def test_a_channel_without_which_there_are_no_features_scores_all():
+    network = nn.Sequential(
+        nn.Conv2d(3, 1, 1, bias=False), nn.Flatten(), nn.Linear(16, 4, bias=False)
+    )
+    image = torch.rand(1, 3, 4, 4)
+    target = network(image).detach()
+    (found,) = AblationCAM(network, [network[0]]).maps(image, F.normalize(target))
+    torch.testing.assert_close(found[0, 0], (100 * network[0](image)[0, 0]).relu().detach())
+
+
+# No way around somebody's module
+
+
+class Low(nn.Module):
+    """An adapter as LoRA makes it: the layer, and a product of two small matrices beside it."""
+
+    def __init__(self, base):
+        super().__init__()
+        self.base_layer = base
+        self.down = nn.Parameter(noise(base.in_features, 2) / 4)
+        self.up = nn.Parameter(noise(2, base.out_features))
+
+    weight = property(lambda self: self.base_layer.weight)
+    bias = property(lambda self: self.base_layer.bias)
+
+    def forward(self, x):
+        return self.base_layer(x) + x @ self.down @ self.up
+
+
+def merged(layer):
+    """The same as `Low(layer)`, as a plain layer."""
+    low, plain = Low(layer), copy.deepcopy(layer)
+    plain.weight.data += (low.down @ low.up).T
+    return plain
+
+
+@pytest.mark.parametrize("path", ["q_proj", "k_proj", "v_proj", "c_proj"])
+@every_cam
+def test_an_adapter_in_the_pool_is_explained_as_if_it_were_merged(name, path, visual, targets):
+    image = noise(1, 3, 64, 96)
+    adapted, plain = copy.deepcopy(visual), copy.deepcopy(visual)
+    setattr(adapted.attnpool, path, Low(getattr(visual.attnpool, path)))
+    setattr(plain.attnpool, path, merged(getattr(visual.attnpool, path)))
+    torch.testing.assert_close(adapted(image), plain(image))
+    assert not torch.allclose(adapted(image), visual(image))
+    expected = relevance_maps(plain, image, targets, name)
+    torch.testing.assert_close(relevance_maps(adapted, image, targets, name), expected)
+
+
+def twice(module, _inputs=None, output=None):
+    return 2 * output
+
+
+def replace(module):
+    plain = module.forward
+    module.forward = lambda *inputs: 2 * plain(*inputs)
+
+
+class Twice(nn.Linear):
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+class Doubling(nn.Module):
+    def forward(self, weight):
+        return 2 * weight
+
+
+def subclass(module):
+    module.__class__ = Twice
+
+
+def parametrise(module):
+    parametrize.register_parametrization(module, "weight", Doubling())
+    parametrize.register_parametrization(module, "bias", Doubling())
+
+
+CHANGES = {
+    "hook": lambda module: module.register_forward_hook(twice),
+    "hook before": lambda module: module.register_forward_pre_hook(lambda _, x: (2 * x[0],)),
+    "replaced forward": replace,
+    "subclass": subclass,
+    "parametrisation": parametrise,
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("path", ["q_proj", "k_proj", "v_proj", "c_proj"])
+def test_the_pool_calls_projections_that_somebody_changed(change, path, visual):
+    """Twice a projection is the projection with twice its weights."""
+    cells = noise(2, 256, 2, 3)
+    changed, plain = copy.deepcopy(visual.attnpool), copy.deepcopy(visual.attnpool)
+    layer = getattr(plain, path)
+    layer.weight.data *= 2
+    if change != "hook before":
+        layer.bias.data *= 2
+    CHANGES[change](getattr(changed, path))
+    torch.testing.assert_close(changed(cells), plain(cells))
+
+
+@pytest.mark.parametrize("path", ["", "attnpool", "attnpool.q_proj", "attnpool.v_proj", "layer4"])
+@pytest.mark.parametrize("change", ["hook", "replaced forward"])
+@pytest.mark.parametrize("cam", GRADIENT_CAMS, ids=lambda cam: cam.__name__)
+def test_what_is_hooked_above_the_target_layer_is_differentiated(
+    cam, change, path, visual, images, targets
+):
+    changed = copy.deepcopy(visual)
+    mirror = torch.linspace(0.5, 2, 16).double() if "attnpool" in path or not path else 1.5
+    module = changed.get_submodule(path)
+    if change == "hook":
+        module.register_forward_hook(lambda _layer, _inputs, output: mirrored(output, mirror))
+    else:
+        plain = module.forward
+        module.forward = lambda x: mirrored(plain(x), mirror)
+    layer = changed.layer4[-1]
+    (maps,) = cam(changed, [layer])(images, targets)
+    for row, image in zip(maps, images, strict=True):
+        for found, target in zip(row, targets, strict=True):
+            weighted = GRADIENT_CAMS[cam](*whole_backward(changed, layer, image, target))
+            expected = weighted.sum(0).relu().numpy()
+            np.testing.assert_allclose(found, expected, atol=1e-9 * (1 + expected.max()))
+
+
+def mirrored(output, factor):
+    return factor * output if output.shape[-1] == 16 else 1.5 * output.flip(1)
+
+
+def test_plain_pools_take_the_short_way(visual, images, monkeypatch):
+    """Where nobody changed anything no key and no value is computed for any cell."""
+    expected = visual(images)
+    monkeypatch.delattr("model.AttentionPool2d.attend")
+    assert torch.equal(visual(images), expected)
+
+
+@pytest.mark.parametrize("first", [False, True])
+def test_full_grad_reads_what_a_bias_adds_before_hooks_change_it(first, visual, targets):
+    """A hook that doubles doubles the part of the bias too."""
+    image = noise(1, 3, 64, 64)
+    hooked, plain = copy.deepcopy(visual), copy.deepcopy(visual)
+    hooked.layer3[0].bn1.register_forward_hook(twice, prepend=first)
+    for value in (plain.layer3[0].bn1.weight, plain.layer3[0].bn1.bias):
+        value.data *= 2
+    expected = relevance_maps(plain, image, targets, "FullGrad")
+    torch.testing.assert_close(relevance_maps(hooked, image, targets, "FullGrad"), expected)
+
+
+def test_full_grad_refuses_layers_whose_bias_it_cannot_tell(visual, images, targets):
+    replace(visual.layer3[0].bn1)
+    try:
+        with pytest.raises(ValueError, match="FullGrad cannot tell what the bias"):
+            FullGrad(visual)(images, targets)
+    finally:
+        del visual.layer3[0].bn1.forward
+
+
+# Layers of transformers
+
+
+@pytest.fixture(scope="module")
+def vit():
+    """Float64; 4 blocks of width 128 on patches of 8 pixels."""
+    return small_vit(vocab_size=100).double().visual
+
+
+def as_grid(tokens):
+    """4 rows and 6 columns behind the token of CLS."""
+    return tokens[:, 1:].mT.unflatten(2, (4, 6))
+
+
+class TokensFirst(nn.Module):
+    """As OpenAI's transformer runs: [token, image, width]."""
+
+    def __init__(self, blocks):
+        super().__init__()
+        self.blocks = blocks
+        self.swap = nn.Identity()
+
+    def forward(self, x):
+        return self.blocks[1:](self.swap(self.blocks[0](x).transpose(0, 1)).transpose(0, 1))
+
+
+VIT_LAYERS = ["transformer.resblocks.3", "transformer.resblocks.3.ln_1", "transformer.resblocks.1"]
+VIT_LAYERS += ["ln_pre"]
+
+
+def vit_backward(vit, layer, image, target, transform):
+    kept = []
+    handle = layer.register_forward_hook(lambda _layer, _inputs, output: kept.append(output))
+    objective = cosine(vit, image, target)
+    handle.remove()
+    (gradient,) = torch.autograd.grad(objective, kept)
+    return transform(kept[0].detach())[0], transform(gradient)[0]
+
+
+@pytest.mark.parametrize("path", VIT_LAYERS)
+@pytest.mark.parametrize("cam", GRADIENT_CAMS, ids=lambda cam: cam.__name__)
+def test_reshape_transform_makes_maps_of_tokens(cam, path, vit, targets):
+    images, layer = noise(2, 3, 32, 48), vit.get_submodule(path)
+    (maps,) = cam(vit, [layer], False, as_grid)(images, targets)
+    assert maps.shape == (2, 3, 4, 6)
+    for row, image in zip(maps, images, strict=True):
+        for found, target in zip(row, targets, strict=True):
+            weighted = GRADIENT_CAMS[cam](*vit_backward(vit, layer, image, target, as_grid))
+            expected = weighted.sum(0).relu().numpy()
+            np.testing.assert_allclose(found, expected, atol=1e-9 * (1 + expected.max()))
+    assert all(block.attn_probs is None for block in vit.transformer.resblocks)
+
+
+@pytest.mark.parametrize("images", [1, 2, 25])
+@pytest.mark.parametrize("name", [name for name in CAMS if name not in ("FullGrad", "AblationCAM")])
+def test_the_first_axis_may_be_another_than_images(name, images, vit, targets):
+    """25 images of 25 tokens: the number of either does not tell which axis is which."""
+    images = noise(images, 3, 32, 48)
+    swapped = copy.deepcopy(vit)
+    swapped.transformer.resblocks = TokensFirst(swapped.transformer.resblocks)
+    layer, same = swapped.transformer.resblocks.swap, vit.transformer.resblocks[0]
+    options = {"topk": 5} if name == "GScoreCAM" else {}
+    if len(images) == 25 and name.endswith("ScoreCAM"):
+        images = images[:2]
+    (found,) = CAMS[name](
+        swapped, [layer], reshape_transform=lambda x: as_grid(x.transpose(0, 1)), **options
+    )(images, targets)
+    (expected,) = CAMS[name](vit, [same], reshape_transform=as_grid, **options)(images, targets)
+    np.testing.assert_allclose(found, expected, atol=1e-9 * (1 + expected.max()))
+
+
+def test_ablation_in_a_transformer_leaves_a_channel_of_all_shown_tokens_out(vit, targets):
+    image, block = noise(1, 3, 32, 48), vit.transformer.resblocks[1]
+    (maps,) = AblationCAM(vit, [block], reshape_transform=as_grid)(image, targets)
+    with torch.no_grad():
+        tokens = vit.transformer.resblocks[:2](vit.embed(image))
+        scores = 100 * F.cosine_similarity(vit(image), targets)
+        weights = []
+        for channel in range(tokens.shape[2]):
+            left = tokens.clone()
+            left[:, 1:, channel] = 0
+            features = vit.project(vit.transformer.resblocks[2:](left)[:, 0])
+            weights.append(scores - 100 * F.cosine_similarity(features, targets))
+        expected = torch.einsum("ck,chw->khw", torch.stack(weights), as_grid(tokens)[0]).relu()
+    np.testing.assert_allclose(maps[0], expected.numpy(), atol=1e-9)
+
+
+def test_layers_of_transformers_without_reshape_transform_are_refused(vit, targets):
+    for name in set(CAMS) - {"FullGrad"}:
+        with pytest.raises(ValueError, match="reshape_transform"):
+            CAMS[name](vit, [vit.transformer.resblocks[1]])(noise(1, 3, 32, 48), targets)

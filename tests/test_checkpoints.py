@@ -5,7 +5,10 @@ The checkpoints are small random CLIPs in the official layout, the server is on 
 
 import hashlib
 import http.server
+import os
 import pickle
+import resource
+import socket
 import threading
 import warnings
 import zipfile
@@ -18,36 +21,24 @@ import torch
 from torch import nn
 
 import checkpoints
+from checkpoint_files import (
+    EXTRAS,
+    FORMATS,
+    KNOWN,
+    Tree,
+    half,
+    save_scripted,
+    small_resnet,
+    small_vit,
+)
 from checkpoints import CheckpointError, available_models, load_state_dict
 from clip_ import load, similarity_score, tokenize
-from model import CLIP, build_model
+from model import build_model
 
 OFFICIAL_NAMES = [
     *("RN50", "RN101", "RN50x4", "RN50x16", "RN50x64"),
     *("ViT-B/32", "ViT-B/16", "ViT-L/14", "ViT-L/14@336px"),
 ]
-TEXT = {
-    "context_length": 77,
-    "vocab_size": 49408,
-    "transformer_width": 64,
-    "transformer_heads": 1,
-    "transformer_layers": 1,
-}
-EXTRAS = {
-    "input_resolution": torch.tensor(32),
-    "context_length": torch.tensor(77),
-    "vocab_size": torch.tensor(49408),
-}
-
-
-def small_vit() -> CLIP:
-    torch.manual_seed(0)
-    return CLIP(16, 32, 2, 64, 16, **TEXT).eval()
-
-
-def small_resnet() -> CLIP:
-    torch.manual_seed(0)
-    return CLIP(16, 32, (1, 1, 1, 1), 8, None, **TEXT).eval()
 
 
 @pytest.fixture(scope="module", params=[small_vit, small_resnet], ids=["ViT", "ResNet"])
@@ -70,49 +61,6 @@ def assert_same_weights(result: dict, expected: dict) -> None:
 # Formats
 
 
-def half(state_dict: dict) -> dict:
-    """In half precision but for normalisations, as OpenAI ships them."""
-    kept = ("ln_", "bn", "downsample.1")
-    return {
-        name: value if any(part in name for part in kept) or value.ndim == 0 else value.half()
-        for name, value in state_dict.items()
-    }
-
-
-class Tree(nn.Module):
-    """A module for every dotted prefix of a state dict, so that it can be scripted."""
-
-    def __init__(self, state_dict: dict, buffers: dict):
-        super().__init__()
-        self.heads = [1, 2]  # attributes that are no tensors
-        self.name = "CLIP"
-        for name, value in state_dict.items():
-            *path, last = name.split(".")
-            module = self
-            for part in path:
-                if not hasattr(module, part):
-                    module.add_module(part, nn.Module())
-                module = getattr(module, part)
-            if value.is_floating_point() and "running" not in last:
-                setattr(module, last, nn.Parameter(value))
-            else:
-                module.register_buffer(last, value)
-        for name, value in buffers.items():
-            self.register_buffer(name, value)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x
-
-
-def save_scripted(module: nn.Module, path: Path, example: torch.Tensor | None = None) -> dict:
-    """Write a TorchScript archive; return what torch.jit.load finds in it."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch.jit is deprecated; OpenAI's archives remain
-        scripted = torch.jit.script(module) if example is None else torch.jit.trace(module, example)
-        torch.jit.save(scripted, path)
-        return torch.jit.load(path).state_dict()
-
-
 def test_torchscript_archives_as_openai_ships_them(tmp_path, weights):
     path = tmp_path / "clip.pt"
     expected = save_scripted(Tree(half(weights), EXTRAS), path)
@@ -130,7 +78,7 @@ def test_torchscript_archives_of_traced_networks(tmp_path):
     path = tmp_path / "traced.pt"
     save_scripted(network, path, (images, tokenize("a horse")))
     assert_same_weights(load_state_dict(path), network.state_dict())
-    model, _ = load(path, device="cpu")
+    model, _ = load(path, device="cpu", activation="quickgelu", heads=(1, 1))
     torch.testing.assert_close(model.encode_image(images), network.encode_image(images))
 
 
@@ -171,7 +119,10 @@ def test_safetensors_whose_first_bytes_look_like_another_format(tmp_path, vit, f
 @pytest.mark.parametrize("write", [torch.save, safetensors.torch.save_file], ids=["pt", "st"])
 def test_load_gives_a_float32_network_in_evaluation_mode_on_cpu(tmp_path, weights, write):
     write(half(weights), tmp_path / "clip")
-    model, preprocess = load(str(tmp_path / "clip"), "cpu")
+    heads = build_model(weights).visual.attnpool.heads if "visual.proj" not in weights else 1
+    model, preprocess = load(
+        str(tmp_path / "clip"), "cpu", activation="quickgelu", heads=(heads, 1)
+    )
     assert not model.training
     assert model.dtype == torch.float32
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
@@ -183,9 +134,9 @@ def test_load_gives_a_float32_network_in_evaluation_mode_on_cpu(tmp_path, weight
 
 def test_load_takes_the_dtype_asked_for(tmp_path, vit):
     torch.save(vit, tmp_path / "clip.pt")
-    model, _ = load(tmp_path / "clip.pt", "cpu", dtype=torch.float64)
+    model, _ = load(tmp_path / "clip.pt", "cpu", dtype=torch.float64, **KNOWN)
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float64}
-    model, _ = load(tmp_path / "clip.pt", "cpu", dtype=torch.bfloat16)
+    model, _ = load(tmp_path / "clip.pt", "cpu", dtype=torch.bfloat16, **KNOWN)
     assert model.dtype == torch.bfloat16
     assert model.ln_final.weight.dtype == torch.float32
 
@@ -193,10 +144,11 @@ def test_load_takes_the_dtype_asked_for(tmp_path, vit):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 def test_load_gives_float16_on_cuda(tmp_path, vit):
     torch.save(vit, tmp_path / "clip.pt")
-    model, _ = load(tmp_path / "clip.pt", "cuda")
+    model, _ = load(tmp_path / "clip.pt", "cuda", **KNOWN)
     assert model.dtype == torch.float16
     assert model.encode_image(torch.randn(1, 3, 32, 32, device="cuda")).isfinite().all()
-    assert load(tmp_path / "clip.pt", "cuda", dtype=torch.float32)[0].dtype == torch.float32
+    model, _ = load(tmp_path / "clip.pt", "cuda", dtype=torch.float32, **KNOWN)
+    assert model.dtype == torch.float32
 
 
 def test_a_torchscript_model_is_refused_because_it_cannot_be_explained():
@@ -222,8 +174,8 @@ def test_similarity_score_is_a_hundred_times_the_cosine():
     [
         (torch.ones(1, 17), r"one target \[1, 16\].*\[1, 17\]"),
         (torch.ones(2, 16), r"one target \[1, 16\].*\[2, 16\]"),
-        (torch.zeros(1, 16), "finite and not all zero"),
-        (torch.full((1, 16), torch.nan), "finite and not all zero"),
+        (torch.zeros(1, 16), "all zero"),
+        (torch.full((1, 16), torch.nan), "NaN or infinity"),
     ],
 )
 def test_similarity_score_refuses_targets_without_a_cosine(target, message):
@@ -249,7 +201,7 @@ def test_an_embedded_model_is_loaded_by_its_name(tmp_path, monkeypatch, weights)
     assert_same_weights(load_state_dict("RN-emoji"), weights)
 
 
-@pytest.mark.parametrize("name", ["ViT-B-32", "no/such/file.pt", "", "."])
+@pytest.mark.parametrize("name", ["ViT-B-32", "no/such/file.pt", "", "a" * 200, "a\0b"])
 def test_an_unknown_name_is_an_error_that_lists_the_known_ones(name):
     with pytest.raises(CheckpointError, match="neither a known model nor a file") as error:
         load(name, "cpu")
@@ -274,16 +226,23 @@ def test_official_files_are_named_and_checked_as_the_official_package_does():
 class Server(http.server.BaseHTTPRequestHandler):
     """Serves `answers` one after the other, the last one for ever."""
 
-    answers: list[tuple[bytes, int]]  # what is sent, and the length that is promised
+    answers: list[tuple[bytes, int | str | None]]  # what is sent, and the length that is promised
     requests: list[str]
+    pause = 0.0  # seconds before each byte, if any
 
     def do_GET(self):
         self.requests.append(self.path)
         body, length = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
         self.send_response(200)
-        self.send_header("Content-Length", str(length))
+        if length is not None:
+            self.send_header("Content-Length", str(length))
         self.end_headers()
-        self.wfile.write(body)
+        try:
+            for start in range(0, len(body), 1 if self.pause else len(body)):
+                threading.Event().wait(self.pause)
+                self.wfile.write(body[start : start + 1] if self.pause else body)
+        except OSError:  # the other side has had enough
+            self.close_connection = True
 
     def log_message(self, *_):
         pass
@@ -307,7 +266,6 @@ def server(archive, monkeypatch):
         monkeypatch.setattr(checkpoints, "OFFICIAL_SITE", site)
         monkeypatch.setitem(checkpoints.OFFICIAL, "ViT-B/32", f"{sha256}/ViT-B-32.pt")
         monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-        monkeypatch.setattr("time.sleep", lambda _: None)  # between the two attempts
         yield handler
         server.shutdown()
 
@@ -359,9 +317,114 @@ def test_a_download_that_stays_cut_off_is_an_error_and_leaves_nothing(tmp_path, 
 
 def test_a_download_with_a_wrong_checksum_is_an_error_and_leaves_nothing(tmp_path, server):
     server.answers[:] = [(b"<html>please log in</html>", 26)]
-    with pytest.raises(CheckpointError, match="SHA256 hash of downloaded file"):
+    wanted = checkpoints.OFFICIAL["ViT-B/32"].split("/")[0]
+    found = hashlib.sha256(b"<html>please log in</html>").hexdigest()
+    with pytest.raises(
+        CheckpointError, match=f"SHA256 hash of downloaded file: {found} instead of {wanted}"
+    ):
         load_state_dict("ViT-B/32", tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("length", [1000, None, "many"], ids=["less", "none", "odd"])
+def test_a_length_that_is_not_the_files_is_noticed(tmp_path, server, archive, length):
+    server.answers[:] = [(archive[:-1], length)]
+    with pytest.raises(CheckpointError, match="cannot download ViT-B/32"):
+        load_state_dict("ViT-B/32", tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_server_that_tells_no_length_is_good_enough(tmp_path, server, archive, vit):
+    server.answers[:] = [(archive, None)]
+    assert_same_weights(load_state_dict("ViT-B/32", tmp_path), vit)
+
+
+def test_a_download_that_trickles_has_an_end(tmp_path, server, monkeypatch):
+    monkeypatch.setattr(checkpoints, "PATIENCE", 0.3)
+    server.pause = 0.01
+    with pytest.raises(CheckpointError, match="less than 10,000 bytes a second"):
+        load_state_dict("ViT-B/32", tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_download_that_stalls_has_an_end(tmp_path, server, monkeypatch):
+    monkeypatch.setattr(checkpoints, "PATIENCE", 0.1)
+    server.pause = 1
+    with pytest.raises(CheckpointError, match=r"cannot download ViT-B/32: .*timed out"):
+        load_state_dict("ViT-B/32", tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_download_without_end_has_one(tmp_path, server, archive, monkeypatch):
+    monkeypatch.setattr(checkpoints, "LARGEST", len(archive) // 2)
+    with pytest.raises(CheckpointError, match=r"more than [0-9,]+ bytes came"):
+        load_state_dict("ViT-B/32", tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_does_not_speak_http_is_an_error(tmp_path, monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+
+        def greet():
+            for _ in range(2):  # attempts
+                with other.accept()[0] as connection:
+                    connection.recv(1000)
+                    connection.sendall(b"220 mail ready\r\n")
+
+        threading.Thread(target=greet, daemon=True).start()
+        monkeypatch.setattr(checkpoints, "OFFICIAL_SITE", f"http://127.0.0.1:{port}")
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        with pytest.raises(CheckpointError, match="cannot download ViT-B/32"):
+            load_state_dict("ViT-B/32", tmp_path)
+
+
+def test_a_full_disk_leaves_nothing(tmp_path, server):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))  # bytes in a file
+    try:
+        with pytest.raises(CheckpointError, match=r"cannot download ViT-B/32: .*File too large"):
+            load_state_dict("ViT-B/32", tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_download_left_is_removed_by_the_next(tmp_path, server):
+    old, new, other = (
+        tmp_path / f".unfinished-{n}{end}"
+        for n, end in zip("012", (".pt", ".pt", ".png"), strict=True)
+    )
+    for path in (old, new, other):
+        path.write_bytes(b"PK")
+    for path in (old, other):
+        os.utime(path, (0, 0))
+    load_state_dict("ViT-B/32", tmp_path)
+    assert sorted(tmp_path.iterdir()) == sorted([new, other, tmp_path / "ViT-B-32.pt"])
+
+
+def test_two_that_download_at_once_both_have_the_file(tmp_path, server, archive, vit):
+    server.pause = 0.0
+    both = threading.Barrier(2)
+    write, results = server.do_GET, []
+
+    def together(self):
+        both.wait(30)
+        write(self)
+
+    server.do_GET = together
+    threads = [
+        threading.Thread(target=lambda: results.append(load_state_dict("ViT-B/32", tmp_path)))
+        for _ in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(results) == 2
+    for result in results:
+        assert_same_weights(result, vit)
+    assert [path.name for path in tmp_path.iterdir()] == ["ViT-B-32.pt"]
 
 
 def test_without_a_network_the_error_says_how_to_do_without(tmp_path, server, monkeypatch):
@@ -396,14 +459,6 @@ def test_a_folder_that_cannot_be_written_is_an_error(tmp_path, server):
 
 
 # Broken files
-
-
-FORMATS = {
-    "torchscript": lambda weights, path: save_scripted(Tree(weights, {}), path),
-    "zip": torch.save,
-    "legacy": lambda weights, path: torch.save(weights, path, _use_new_zipfile_serialization=False),
-    "safetensors": safetensors.torch.save_file,
-}
 
 
 @pytest.mark.parametrize("format", FORMATS)

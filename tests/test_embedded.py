@@ -10,7 +10,7 @@ from PIL import Image
 
 import demo
 from clip_ import available_models, load, tokenize
-from embedded import scenes
+from embedded import evaluate, scenes
 from embedded.evaluate import interval, pointing, top1
 from saliency import relevance_maps, resize_maps
 
@@ -110,3 +110,16 @@ def test_a_bootstrap_interval_holds_the_mean_and_shrinks_with_more_scenes():
     assert low < values.mean() < high
     assert high - low == pytest.approx(2 * 1.96 * np.sqrt(0.3 * 0.7 / 400), rel=0.15)
     assert np.diff(interval(values[:100])) > np.diff(interval(values))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--scenes", "0"], "must be a whole number, 1 or more; got '0'"),
+        (["--methods", "GradCAM"], "unknown methods GradCAM; there are last grad, "),
+    ],
+)
+def test_what_is_to_be_evaluated_is_checked_before_it_is(options, message, capsys):
+    with pytest.raises(SystemExit):
+        evaluate.main(["ViT-emoji", *options])
+    assert message in capsys.readouterr().err

@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 
 from clip_ import load, tokenize
-from emotions import EMOTIONS, emotion_features
+from emotions import EMOTIONS, emotion_features, features_of_each
+from small_clip import small_resnet, small_vit
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +44,13 @@ def test_a_file_of_features_is_taken_as_the_original_wrote_it(model, tmp_path):
     assert emotion_features(model, path)["awe"].tolist() == [1.0] + [0.0] * 255
 
 
+@pytest.mark.parametrize("length", [1e-30, 1e30, 1e200])
+def test_features_of_any_length_are_made_unit(model, tmp_path, length):
+    path = tmp_path / "features.json"
+    path.write_text(json.dumps({"awe": [3 * length, 4 * length] + [0.0] * 254}))
+    torch.testing.assert_close(emotion_features(model, path)["awe"][:2], torch.tensor([0.6, 0.8]))
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -51,6 +59,10 @@ def test_a_file_of_features_is_taken_as_the_original_wrote_it(model, tmp_path):
         ('{"awe": "big"}', "must be a JSON object"),
         ('{"awe"', "must be a JSON object"),
         ("{}", "256 features"),
+        (f'{{"awe": {[1] * 256}, "fear": [NaN{", 1" * 255}]}}', "features of 'fear' in .*hold NaN"),
+        (f'{{"awe": [-Infinity{", 1" * 255}]}}', "features of 'awe' in .*features.json hold NaN"),
+        (f'{{"awe": [1e999{", 1" * 255}]}}', "features of 'awe' in .*hold NaN or infinity"),
+        (f'{{"awe": {[0] * 256}}}', "features of 'awe' in .* are all zero"),
     ],
 )
 def test_files_that_hold_anything_else_are_refused(model, tmp_path, content, message):
@@ -58,3 +70,77 @@ def test_files_that_hold_anything_else_are_refused(model, tmp_path, content, mes
     path.write_text(content)
     with pytest.raises(ValueError, match=message):
         emotion_features(model, path)
+
+
+# A file for each of two models
+
+
+@pytest.fixture(scope="module")
+def models():
+    """Of the same width."""
+    return {"small-vit": small_vit(), "small-resnet": small_resnet()}
+
+
+def features(seed, names=tuple(EMOTIONS)):
+    values = torch.randn(len(names), 16, generator=torch.Generator().manual_seed(seed))
+    return dict(zip(names, values.tolist(), strict=True))
+
+
+def written(folder, **files):
+    for name, content in files.items():
+        (folder / f"{name.replace('_', '-')}.json").write_text(json.dumps(content))
+    return folder
+
+
+def test_each_model_has_the_features_of_the_file_that_is_named_by_it(models, tmp_path):
+    found = features_of_each(
+        models, written(tmp_path, small_vit=features(1), small_resnet=features(2))
+    )
+    for name, seed in (("small-vit", 1), ("small-resnet", 2)):
+        expected = F.normalize(torch.tensor(features(seed)["fear"]), dim=-1)
+        torch.testing.assert_close(found[name]["fear"], expected)
+
+
+def test_emotions_are_in_the_order_of_artemis_whatever_that_of_the_file(models, tmp_path):
+    shuffled = dict(sorted(features(1).items()))
+    written(tmp_path, small_vit=shuffled, small_resnet=features(2))
+    found = features_of_each(models, tmp_path)
+    assert list(found["small-vit"]) == list(found["small-resnet"]) == list(EMOTIONS)
+
+
+def test_without_files_they_are_made_of_prompts(models):
+    found = features_of_each(models)
+    for name, model in models.items():
+        torch.testing.assert_close(found[name], emotion_features(model))
+
+
+@pytest.mark.parametrize(
+    ("files", "error", "message"),
+    [
+        ({"small_vit": features(1)}, FileNotFoundError, r"small-resnet\.json.*for small-resnet"),
+        (
+            {"small_vit": features(1), "small_resnet": features(1)},
+            ValueError,
+            r"small-resnet\.json holds the features of small-vit",
+        ),
+        (
+            {"small_vit": {"model": "small-resnet", **features(1)}, "small_resnet": features(2)},
+            ValueError,
+            r"small-vit\.json holds features for the model 'small-resnet', not for small-vit",
+        ),
+        (
+            {"small_vit": features(1, ("awe", "joy")), "small_resnet": features(2)},
+            ValueError,
+            "must hold the emotions amusement, .*; got awe, joy",
+        ),
+    ],
+)
+def test_features_of_another_model_are_refused(models, tmp_path, files, error, message):
+    with pytest.raises(error, match=message):
+        features_of_each(models, written(tmp_path, **files))
+
+
+def test_a_file_may_say_for_which_model_it_is(models, tmp_path):
+    mine = {"model": "small-vit", **features(1)}
+    found = features_of_each(models, written(tmp_path, small_vit=mine, small_resnet=features(2)))
+    assert list(found["small-vit"]) == list(EMOTIONS)

@@ -3,18 +3,24 @@
 import copy
 import csv
 import shutil
+from contextlib import nullcontext
 from itertools import islice, pairwise
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 import quantus
 import torch
 import torch.nn.functional as F
+from PIL import Image
+from safetensors.torch import save_file
 from scipy.stats import spearmanr
 from sklearn.metrics import average_precision_score
 
 from conftest import noise
+from evaluation import __main__ as evaluate
+from evaluation import study as studies
 from evaluation.__main__ import main
 from evaluation.baselines import baselines, blurred
 from evaluation.faithfulness import area, curves, insertion_deletion, without_information
@@ -26,7 +32,7 @@ from evaluation.statistics import interval
 from evaluation.study import Study, numbered
 from evaluation.tables import by_picture, gain
 from saliency import relevance_maps, resize_maps
-from small_clip import small_resnet
+from small_clip import small_resnet, small_vit
 from vit_methods import METHODS
 from vit_oracles import cosine, recorded_blocks
 
@@ -430,7 +436,51 @@ def test_a_folder_of_pictures_with_masks_is_measured(folder):
     assert places == {"the object", "other objects", "the background"}
 
 
-def test_it_goes_on_where_it_was_stopped(folder, monkeypatch):
+def test_a_folder_without_masks_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no pictures with masks"):
+        command(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def small_models(tmp_path_factory):
+    """Files of a small ViT and a small ResNet."""
+    folder = tmp_path_factory.mktemp("models")
+    for name, model in (("vit", small_vit()), ("resnet", small_resnet())):
+        save_file(model.state_dict(), folder / f"{name}.safetensors")
+    return {name: str(folder / f"{name}.safetensors") for name in ("vit", "resnet")}
+
+
+@pytest.fixture
+def small_folder(tmp_path):
+    """Three pictures of noise: a horse, a sheep, and a horse and a dog."""
+    for number, names in enumerate((("horse",), ("sheep",), ("horse", "dog"))):
+        add_picture(tmp_path / "pictures", f"p{number}", names)
+    return tmp_path / "pictures"
+
+
+def add_picture(folder, name, objects):
+    (folder / "masks" / name).mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(len(name)).integers(0, 255, (64, 64, 3), np.uint8)
+    Image.fromarray(pixels).save(folder / f"{name}.png")
+    for place, label in enumerate(objects):
+        mask = np.zeros((64, 64), np.uint8)
+        mask[8:40, 30 * place : 30 * place + 20] = 255
+        Image.fromarray(mask).save(folder / "masks" / name / f"{label}.png")
+
+
+def measure(model, folder, *more, methods=("gradcam", "centre"), figures=False):
+    """Tables of a small model on a folder: their rows by name."""
+    arguments = [
+        "--models", model, "--images", str(folder), "--faithfulness", "1", "--sanity", "1",
+        "--output", str(folder.parent / "out"), "--runs", str(folder.parent / "runs"),
+        "--methods", *methods, *more,
+    ]  # fmt: skip
+    with nullcontext() if figures else patch.object(evaluate, "draw_all"):
+        main(arguments)
+    return {path.stem: rows_of(path) for path in (folder.parent / "out").glob("*.csv")}
+
+
+def test_it_goes_on_where_it_was_stopped(small_models, small_folder, monkeypatch):
     measured = []
     localisation = Study.localisation
 
@@ -441,23 +491,182 @@ def test_it_goes_on_where_it_was_stopped(folder, monkeypatch):
         return localisation(self, name, pictures)
 
     monkeypatch.setattr(Study, "localisation", counted)
+    arguments = (small_models["vit"], small_folder)
+    methods = ["last grad", "centre"]
     with pytest.raises(KeyboardInterrupt):
-        command(folder)
-    assert not list(folder.glob("runs/*/*.unfinished"))
-    command(folder)
-    command(folder)
+        measure(*arguments, methods=methods)
+    assert [path.name for path in small_folder.parent.glob("runs/*/*")] == [
+        "localisation, last grad.safetensors"
+    ]
+    measure(*arguments, methods=methods)
+    measure(*arguments, methods=methods)
     assert measured == ["last grad", "centre", "centre", "other heads", "own gradients"]
 
 
-def test_other_settings_are_measured_anew(folder):
-    command(folder)
-    command(folder, "--prompt", "an emoji of a {}")
-    assert len(list((folder / "runs").iterdir())) == 2
+def test_other_settings_are_measured_anew(small_models, small_folder):
+    measure(small_models["vit"], small_folder)
+    measure(small_models["vit"], small_folder, "--prompt", "an emoji of a {}")
+    assert len(list((small_folder.parent / "runs").iterdir())) == 2
 
 
-def test_a_folder_without_masks_is_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no pictures with masks"):
-        command(tmp_path)
+def test_changed_masks_are_measured_anew(small_models, small_folder):
+    first = measure(small_models["vit"], small_folder)
+    assert measure(small_models["vit"], small_folder) == first
+    for path in small_folder.glob("masks/*/*.png"):
+        Image.fromarray(255 - np.array(Image.open(path))).save(path)
+    assert measure(small_models["vit"], small_folder)["localisation"] != first["localisation"]
+
+
+def test_a_picture_more_is_measured_with_the_others(small_models, small_folder):
+    measure(small_models["vit"], small_folder)
+    add_picture(small_folder, "another", ["cow"])
+    rows = measure(small_models["vit"], small_folder)["localisation"]
+    assert {row["pictures"] for row in rows if row["objects"] == "all"} == {"4"}
+
+
+def test_one_picture_is_enough(small_models, tmp_path):
+    add_picture(tmp_path / "pictures", "p", ["horse", "dog"])
+    methods = ["last grad", "centre"]
+    tables = measure(small_models["vit"], tmp_path / "pictures", methods=methods, figures=True)
+    assert {row["pictures"] for row in tables["localisation"]} == {"1"}
+
+
+def test_where_nothing_is_absent_there_is_no_table_of_presence(small_models, tmp_path, capsys):
+    for name in ("a", "b"):
+        add_picture(tmp_path / "pictures", name, ["horse", "dog"])
+    tables = measure(small_models["vit"], tmp_path / "pictures")
+    assert "localisation" in tables
+    assert "presence" not in tables
+    assert "presence: every picture shows every object" in capsys.readouterr().err
+
+
+def test_what_is_left_out_is_told(small_models, small_folder, capsys):
+    (small_folder / "masks" / "nobody").mkdir()
+    wide = Image.new("RGB", (192, 64))
+    wide.save(small_folder / "p1.png")
+    mask = np.zeros((64, 192), np.uint8)
+    mask[:, :32] = 255
+    Image.fromarray(mask).save(small_folder / "masks" / "p1" / "sheep.png")
+    tables = measure(small_models["vit"], small_folder)
+    assert {row["pictures"] for row in tables["localisation"] if row["objects"] == "all"} == {"2"}
+    told = capsys.readouterr().err
+    assert "1 (masks/nobody): masks without a picture" in told
+    assert "1 (p1/sheep.png): outside of the middle square" in told
+
+
+@pytest.mark.parametrize("methods", [["gradcam", "centre"], ["centre", "random"], ["all grads"]])
+def test_what_was_not_measured_has_no_table_and_no_figure(small_models, small_folder, methods):
+    out = small_folder.parent / "out"
+    out.mkdir()
+    of_last_grad = {"last_grad", "last_grad_against", "variants"}
+    for name in of_last_grad:  # of an earlier run
+        (out / f"{name}.csv").touch()
+    (out / "cost.png").touch()
+    tables = measure(small_models["vit"], small_folder, methods=methods, figures=True)
+    assert not of_last_grad & set(tables)
+    assert {row["method"] for row in tables["localisation"]} == set(methods)
+    figures = {path.stem for path in out.glob("*.png")}
+    assert figures >= {"localisation", "faithfulness", "sanity"}
+    assert "last_grad" not in figures
+    assert ("cost" in figures) == (methods != ["centre", "random"])
+
+
+def test_a_resnet_is_measured_beside_a_vit(small_models, small_folder):
+    names = ["last grad", "GradCAM", "edges"]
+    more = ["--models", *small_models.values()]
+    rows = measure("", small_folder, *more, methods=names)["localisation"]
+    assert {(row["model"], row["method"]) for row in rows} == {
+        ("vit", "last grad"), ("vit", "edges"), ("resnet", "GradCAM"), ("resnet", "edges"),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--methods", "gradcam", "lastgrad"], "unknown methods lastgrad; there are last grad,"),
+        (["--methods", "GradCAM"], "unknown methods GradCAM"),
+        (["--scenes", "0"], "--scenes: must be a whole number, 1 or more; got '0'"),
+        (["--faithfulness", "-1"], "--faithfulness: must be a whole number"),
+        (["--sanity", "some"], "--sanity: must be a whole number"),
+        (["--prompt", "a thing"], "--prompt: must have {} where"),
+    ],
+)
+def test_options_are_checked_before_anything_is_measured(
+    small_models, small_folder, capsys, options, message
+):
+    with pytest.raises(SystemExit):
+        measure(small_models["vit"], small_folder, *options)
+    assert message in capsys.readouterr().err
+    assert not (small_folder.parent / "runs").exists()
+
+
+def test_models_of_one_name_are_refused_before_anything_is_measured(
+    small_models, small_folder, tmp_path
+):
+    (tmp_path / "other").mkdir()
+    other = shutil.copy(small_models["resnet"], tmp_path / "other" / "vit.safetensors")
+    for second in (small_models["vit"], str(other)):
+        with pytest.raises(ValueError, match=r"both be called vit: name each model once"):
+            measure("", small_folder, "--models", small_models["vit"], second)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_damaged_file_names_itself_and_the_remedy(small_models, small_folder):
+    measure(small_models["vit"], small_folder)
+    (damaged,) = (small_folder.parent / "runs").glob("vit-*/sanity.safetensors")
+    damaged.write_bytes(damaged.read_bytes()[:-7])
+    with pytest.raises(ValueError, match=r"sanity\.safetensors is damaged .*: delete it"):
+        measure(small_models["vit"], small_folder)
+    damaged.unlink()
+    measure(small_models["vit"], small_folder)
+
+
+@pytest.mark.parametrize(
+    ("options", "folder"),
+    [
+        ([], "repository/results/evaluation"),
+        (["--scenes", "1000", "--runs", "elsewhere"], "repository/results/evaluation"),
+        (["--scenes", "20"], "evaluation-scenes"),
+        (["--models", "RN-emoji"], "evaluation-scenes"),
+        (["--images", "my/pictures"], "evaluation-pictures"),
+        (["--images", "my/pictures", "--output", "mine"], "mine"),
+    ],
+)
+def test_only_the_default_measurement_goes_where_the_repository_keeps_its_own(
+    options, folder, monkeypatch, tmp_path
+):
+    written = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(evaluate, "ROOT", tmp_path / "repository")
+    monkeypatch.setattr(evaluate, "explainers", lambda names: [])
+    monkeypatch.setattr(evaluate, "write_tables", lambda _, folder: written.append(folder))
+    monkeypatch.setattr(evaluate, "draw_all", lambda _, folder: written.append(folder))
+    main(options)
+    assert {path.resolve() for path in written} == {tmp_path / folder}
+
+
+def test_a_full_disk_leaves_the_old_tables(small_models, small_folder, monkeypatch):
+    measure(small_models["vit"], small_folder)
+    out = small_folder.parent / "out"
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+
+    def half(path, text, **_):
+        path.write_bytes(text[: len(text) // 2].encode())
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", half)
+    with pytest.raises(OSError, match="No space left"):
+        measure(small_models["vit"], small_folder)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_other_code_is_measured_anew_but_other_figures_are_not(monkeypatch, tmp_path):
+    monkeypatch.setattr(studies, "CODE", tmp_path)
+    digests = []
+    for name, content in (("saliency.py", "1"), ("saliency.py", "2"), ("plots.py", "3")):
+        (tmp_path / name).write_text(content)
+        digests.append(studies.source_digest())
+    assert digests[0] != digests[1] == digests[2]
 
 
 def test_means_are_over_pictures_not_over_objects():

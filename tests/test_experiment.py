@@ -5,16 +5,17 @@ import os
 import pickle
 import re
 
+import execute
 import experiment
 import nbformat
 import numpy as np
 import pytest
 import stand_ins
 import torch
-from experiment import Experiment, choose, chosen_models, load_models
+from experiment import Experiment, choose, chosen_models, load_models, load_vit
 from matplotlib.figure import Figure
 from matplotlib.text import Text
-from measures import central_share, entropy
+from measures import central_share, entropy, mean_map
 from PIL import Image
 
 from evaluation.scene_sets import absent_concepts
@@ -50,11 +51,77 @@ def test_models_are_chosen_in_one_place(monkeypatch):
     assert choose("emoji", "photographs") == "photographs"
 
 
-@pytest.mark.parametrize("value", ["official", "RN-emoji,ViT-emoji", "a,b,c"])
+@pytest.mark.parametrize(
+    "value",
+    ["official", "RN-emoji,ViT-emoji", "a,b,c", "ViT-emoji,", ",", "ViT-emoji,no/such.pt"],
+)
 def test_an_unknown_choice_of_models_is_refused(monkeypatch, value):
     monkeypatch.setenv("CLIP_MODELS", value)
     with pytest.raises(ValueError, match="CLIP_MODELS must"):
         load_models()
+
+
+@pytest.mark.parametrize("value", ["", " ", "embedded", " ViT-emoji , RN-emoji "])
+def test_the_embedded_models_are_the_default(monkeypatch, value):
+    monkeypatch.setenv("CLIP_MODELS", value)
+    assert experiment.model_names() == ["ViT-emoji", "RN-emoji"]
+    assert choose("emoji", "photographs") == "emoji"
+
+
+def test_one_model_is_enough(monkeypatch):
+    monkeypatch.setenv("CLIP_MODELS", "RN-emoji")
+    assert [model.name for model in load_models()] == ["RN-emoji"]
+    assert choose("emoji", "photographs") == "emoji"
+    with pytest.raises(ValueError, match="this notebook is about a ViT; CLIP_MODELS is 'RN-emoji'"):
+        load_vit()
+    monkeypatch.setenv("CLIP_MODELS", "ViT-emoji")
+    assert [load_vit().name] == [model.name for model in load_models()] == ["ViT-emoji"]
+
+
+def test_files_of_models_are_found_from_here_from_home_and_from_the_repository(
+    monkeypatch, tmp_path
+):
+    monkeypatch.setattr(experiment, "ROOT", tmp_path / "repository")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    places = {
+        "my model.pt": tmp_path / "here" / "my model.pt",
+        "~/my model.pt": tmp_path / "home" / "my model.pt",
+        "models/other.pt": tmp_path / "repository" / "models" / "other.pt",
+    }
+    for path in places.values():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    monkeypatch.chdir(tmp_path / "here")
+    for name, path in places.items():
+        monkeypatch.setenv("CLIP_MODELS", f"{name} , RN50")
+        assert experiment.model_names() == [str(path), "RN50"]
+
+
+def test_two_models_of_one_name_are_refused(monkeypatch, tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "model.pt").touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CLIP_MODELS", "a/model.pt,b/model.pt")
+    with pytest.raises(ValueError, match="both be called model"):
+        load_models()
+
+
+def test_results_of_other_models_leave_those_of_the_repository_alone(monkeypatch):
+    monkeypatch.setenv("CLIP_RESULTS", "")
+    monkeypatch.setenv("CLIP_MODELS", "")
+    assert Experiment("lab").folder == experiment.ROOT / "results" / "lab"
+    monkeypatch.setenv("CLIP_MODELS", "openai")
+    assert Experiment("lab").folder == experiment.ROOT / "results-ViT-B-32+RN101" / "lab"
+
+
+def test_results_go_where_clip_results_says(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("CLIP_RESULTS", "~/mine")
+    assert Experiment("lab").folder == tmp_path / "mine" / "lab"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CLIP_RESULTS", "here")
+    assert Experiment("lab").folder == tmp_path / "here" / "lab"
 
 
 def test_figures_and_tables_are_written_under_names_that_any_system_takes(results):
@@ -66,6 +133,18 @@ def test_figures_and_tables_are_written_under_names_that_any_system_takes(result
     assert written == {"a_b_ _horse__.png", "numbers.csv", "lab.pdf"}
     with (results / "lab" / "numbers.csv").open() as file:
         assert list(csv.reader(file)) == [["name", "value"], ["x", "0.3333"], ["y", "2"]]
+
+
+@pytest.mark.parametrize("letter", ["x", "é", "馬"])
+def test_titles_of_any_length_keep_files_of_their_own(results, letter):
+    lab = Experiment("lab")
+    titles = [letter * 300, letter * 300 + " again", letter * (240 // len(letter.encode()))]
+    for title in titles:
+        lab.table([{"value": 1}], title)
+    names = {path.name for path in (results / "lab").iterdir()}
+    assert len(names) == 3
+    assert f"{titles[-1]}.csv" in names
+    assert max(len(name.encode()) for name in names) <= 255
 
 
 def test_what_is_listed_is_what_was_written(results):
@@ -273,6 +352,90 @@ def test_absent_concepts_are_absent():
 def test_no_notebook_takes_endings_for_three_letters_long():
     for path in experiment.CODE.glob("notebooks/*.ipynb"):
         assert "[:-4]" not in path.read_text(), path  # photo.jpeg would become photo..png
+
+
+@pytest.mark.parametrize("measure", [central_share, mean_map, entropy])
+def test_maps_that_hold_nan_are_not_measured(measure):
+    with pytest.raises(ValueError, match="maps hold NaN or infinity"):
+        measure(torch.full((2, 4, 4), torch.nan))
+
+
+# Executing notebooks
+
+
+@pytest.fixture
+def notebook(tmp_path, monkeypatch):
+    """One notebook of a single cell, and what executes it."""
+    folder = tmp_path / "repository" / "code" / "notebooks"
+    folder.mkdir(parents=True)
+    path = folder / "lab.ipynb"
+    cell = nbformat.v4.new_code_cell("import os; os.environ['CLIP_RESULTS']")
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), path)
+    results = tmp_path / "repository" / "results"
+    for module, name, value in (
+        (execute, "HERE", folder),
+        (execute, "NAMES", ["lab"]),
+        (execute, "RESULTS", results),
+        (experiment, "ROOT", results.parent),
+    ):
+        monkeypatch.setattr(module, name, value)
+    monkeypatch.setenv("CLIP_MODELS", "")
+    monkeypatch.setenv("CLIP_RESULTS", "")
+    monkeypatch.chdir(tmp_path)
+    return path
+
+
+def run(monkeypatch, *arguments):
+    monkeypatch.setattr("sys.argv", ["execute.py", *arguments])
+    execute.main()
+
+
+def test_a_notebook_is_executed_in_place(notebook, monkeypatch):
+    run(monkeypatch)
+    (cell,) = nbformat.read(notebook, as_version=4).cells
+    assert cell.outputs[0].data["text/plain"] == repr(str(execute.RESULTS))
+    assert [path.name for path in notebook.parent.iterdir()] == ["lab.ipynb"]
+
+
+def test_a_notebook_that_shows_other_results_goes_with_them(notebook, monkeypatch, tmp_path):
+    before = notebook.read_bytes()
+    monkeypatch.setenv("CLIP_RESULTS", "mine")
+    run(monkeypatch)
+    assert notebook.read_bytes() == before
+    (cell,) = nbformat.read(tmp_path / "mine" / "lab" / "lab.ipynb", as_version=4).cells
+    assert cell.outputs[0].data["text/plain"] == repr(str(tmp_path / "mine"))
+
+
+@pytest.mark.parametrize("trouble", [OSError("No space left on device"), KeyboardInterrupt()])
+def test_what_interrupts_the_writing_leaves_the_notebook_as_it_was(notebook, monkeypatch, trouble):
+    before = notebook.read_bytes()
+
+    def half(_, path):
+        path.write_text('{"cells": [')
+        raise trouble
+
+    monkeypatch.setattr(nbformat, "write", half)
+    with pytest.raises(type(trouble)):
+        run(monkeypatch)
+    assert notebook.read_bytes() == before
+    assert [path.name for path in notebook.parent.iterdir()] == ["lab.ipynb"]
+
+
+def test_a_cell_that_fails_leaves_the_notebook_as_it_was(notebook, monkeypatch):
+    cell = nbformat.v4.new_code_cell("1 / 0")
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), notebook)
+    before = notebook.read_bytes()
+    with pytest.raises(SystemExit, match="lab failed"):
+        run(monkeypatch)
+    assert notebook.read_bytes() == before
+
+
+def test_models_are_checked_before_any_notebook_is_executed(notebook, monkeypatch, capsys):
+    monkeypatch.setenv("CLIP_MODELS", "no-such-model")
+    monkeypatch.setattr(execute, "execute", lambda name: pytest.fail("executed"))
+    with pytest.raises(SystemExit):
+        run(monkeypatch)
+    assert "CLIP_MODELS must be embedded, openai" in capsys.readouterr().err
 
 
 def test_every_notebook_is_committed_executed_and_without_errors():

@@ -4,6 +4,7 @@ As in the original's notebooks: figures by `plt.subplot`, a call, `plt.axis`, `p
 `plt.savefig`. Only the names of the models differ, since its weights need a network.
 """
 
+import copy
 import json
 from pathlib import Path
 
@@ -152,6 +153,41 @@ def test_emotions_of_batches(models, tmp_path):
         similarity_score(model_vit, image, feature).item()
         interpret_vit(image.type(model_vit.dtype), feature, model_vit.visual, device)
     assert len(drawn_panels()) == 1
+
+
+def test_relevance_by_the_graph_as_the_notebook_of_transformer_mm_explainability_makes_it(models):
+    """Chefer et al.'s CLIP example: attention and gradients of both towers, of the logit."""
+    from clip_ import tokenize
+    from saliency import relevance_maps
+
+    model = copy.deepcopy(models[0]).double()
+    image = models[2](Image.open(IMAGES / "horse&sheep.png")).unsqueeze(0)[..., 48:176, 16:144]
+    texts = tokenize(["a horse", "a sheep on the grass"])
+    logits_per_image, _ = model(image.repeat(2, 1, 1, 1), texts)
+    one_hot = torch.zeros(2, 2, dtype=torch.float64).fill_diagonal_(1).requires_grad_(True)
+    one_hot = torch.sum(one_hot * logits_per_image)
+    model.zero_grad()
+
+    def relevance(transformer):
+        blocks = list(dict(transformer.resblocks.named_children()).values())
+        tokens = blocks[0].attn_probs.shape[-1]
+        rolled = torch.eye(tokens, dtype=blocks[0].attn_probs.dtype).expand(2, tokens, tokens)
+        for block in blocks:
+            grad = torch.autograd.grad(one_hot, [block.attn_probs], retain_graph=True)[0].detach()
+            cam = block.attn_probs.detach()
+            cam = (grad * cam).reshape(2, -1, tokens, tokens).clamp(min=0).mean(dim=1)
+            rolled = rolled + torch.bmm(cam, rolled)
+        return rolled
+
+    found = relevance(model.visual.transformer)[:, 0, 1:].reshape(2, 1, 8, 8)
+    words = relevance(model.transformer)[torch.arange(2), texts.argmax(dim=-1)]
+    assert words[0, 1:3].min() > 0  # "a horse", after the start
+    assert not words[0, 4:].any()  # after the end
+    scale = model.logit_scale.exp()
+    for one, text in zip(found, texts, strict=True):
+        targets = model.encode_text(text[None])
+        expected = relevance_maps(model, image, targets, "all grads", scale=scale)[0]
+        torch.testing.assert_close(one, expected, rtol=1e-8, atol=1e-12)
 
 
 @pytest.mark.parametrize("cmap", ["viridis", "cividis"])

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import random
 
 import numpy as np
 import pytest
@@ -169,3 +170,159 @@ def test_an_unreadable_image_is_named(tmp_path):
     (tmp_path / "broken.png").write_bytes(b"\x89PNG no more")
     with pytest.raises(ValueError, match=r"broken\.png is not an image"):
         list(Pickle_data_loader(tmp_path, 1))
+
+
+# Damaged and hostile files
+
+
+class Says:
+    """Pickled as a call: of a function, with arguments, then with a state."""
+
+    def __init__(self, function, *arguments, state=None):
+        self.call = function, arguments, state
+
+    def __reduce__(self):
+        return self.call
+
+
+def array_of(shape, data=b"\0" * 16, dtype="f4"):
+    return Says(
+        np._core.multiarray._reconstruct,
+        np.ndarray,
+        (0,),
+        b"b",
+        state=(1, shape, np.dtype(dtype), False, data),
+    )
+
+
+def tensor_of(offset, size, stride):
+    storage = torch.arange(4.0)._typed_storage()
+    return Says(torch._utils._rebuild_tensor_v2, storage, offset, size, stride, False, None)
+
+
+HOSTILE = {
+    "an array at a negative offset": Says(np.ndarray, (4,), "u1", b"A" * 8, -4000),
+    "a forged dtype": Says(
+        np._core.multiarray.scalar,
+        Says(np.dtype, "V8", state=(3, "|", None, ("a",), {"a": (np.dtype("O"), 0)}, 8, 1, 0)),
+        b"A" * 8,
+    ),
+    "a dtype of objects": Says(np._core.multiarray.scalar, np.dtype("O"), b"A" * 8),
+    "an array longer than its bytes": array_of((5,)),
+    "an array of negative length": array_of((-4,)),
+    "an array without end": array_of((2**40, 2**40)),
+    "a tensor at a negative offset": tensor_of(-1, (2,), (1,)),
+    "a tensor behind its storage": tensor_of(3, (2,), (1,)),
+    "a tensor with negative strides": tensor_of(3, (2,), (-1,)),
+    "a tensor with wide strides": tensor_of(0, (2,), (4,)),
+    "a tensor without end": tensor_of(0, (2**40,), (0,)),
+    "a state for a function": Says(torch.storage._load_from_bytes, b"", state={"a": 1}),
+    "a state for a type": Says(np.dtype, "f4", state=(3, "no", None, None, None, -1, -1, 0)),
+}
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 5])
+@pytest.mark.parametrize("content", HOSTILE.values(), ids=HOSTILE)
+def test_what_would_reach_foreign_memory_is_refused_by_name(tmp_path, content, protocol):
+    write(tmp_path, 0, {"image": content}, protocol)
+    with pytest.raises(ValueError, match=r"batch0\.bin"):
+        Pickle_data_loader(tmp_path, 1).load_batch(0)
+
+
+TUPLES = b")" + b"\x85" * 200_000  # one in the other; hashing them takes as many calls
+PROGRAMS = {
+    "a memo of 64 GB": b"}r\xf0\xff\xff\xff.",
+    "bytes without end": b"\x8e\0\0\0\0\0\1\0\0aa.",
+    "changeable bytes without end": b"\x96\0\0\0\0\4\0\0\0aa.",
+    "a frame without end": b"\x95\0\0\0\0\0\0\4\0}.",
+    "a number without end": b"\x8b\xff\xff\xff\x7f1.",
+    "a deep key": b"}" + TUPLES + b"Ns.",
+    "a deep key at once": b"(" + TUPLES + b"Nd.",
+    "a deep member of a set": b"\x8f(" + TUPLES + b"\x90.",
+    "a deep list": b"}X\5\0\0\0image" + b"]" * 5000 + b"a" * 4999 + b"s.",
+    "itself": b"}q\0X\5\0\0\0imageh\0s.",
+    "a list of itself": b"}X\5\0\0\0image]q\0h\0as.",
+    "lists of the same lists": b"}X\5\0\0\0image"
+    + b"(" * 40
+    + b"](K\1K\1e"
+    + b"".join(b"q%c0](h%ch%ce" % (i, i, i) for i in range(40))
+    + b"s.",
+    "a registered extension": b"\x82\1.",
+    "an object of old": b"(ios\nsystem\n.",
+    "a state for a name": b"ccollections\nOrderedDict\n}b.",
+    "an attribute of a name": b"ctorch\nFloatStorage\nN}X\1\0\0\0aNs\x86b.",
+    "a call of a text": b"X\1\0\0\0a)R.",
+    "a new text": b"X\1\0\0\0a)\x81.",
+    "no stop": b"}",
+    "nothing": b"",
+    "no text": b"X\1\0\0\0\xff.",
+    "an empty stack": b"0.",
+    "an unknown operation": b"\xff.",
+}
+
+
+@pytest.mark.parametrize("program", PROGRAMS.values(), ids=PROGRAMS)
+def test_programs_that_would_take_the_process_down_are_refused_by_name(tmp_path, program):
+    (tmp_path / "batch0.bin").write_bytes(b"\x80\5" + program)
+    with pytest.raises(ValueError, match=r"batch0\.bin") as error:
+        Pickle_data_loader(tmp_path, 1).load_batch(0)
+    assert len(str(error.value)) < 500
+
+
+def test_nothing_of_torch_or_numpy_is_changed_by_a_file(tmp_path):
+    names = "torch._utils\n_rebuild_tensor_v2", "torch.storage\n_load_from_bytes", "numpy\ndtype"
+    for name in names:
+        program = b"\x80\2c%b\n}X\5\0\0\0traceK\1sb." % name.encode()
+        (tmp_path / "batch0.bin").write_bytes(program)
+        with pytest.raises(ValueError, match="a state for what has none"):
+            Pickle_data_loader(tmp_path, 1).load_batch(0)
+    for function in (torch._utils._rebuild_tensor_v2, torch.storage._load_from_bytes, np.dtype):
+        assert not hasattr(function, "trace")
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_damaged_files_are_read_or_refused_by_name(tmp_path, protocol):
+    how = random.Random(protocol)
+    arrays = {"image": np.ones((4, 3, 5), "f4"), "label": torch.ones(4, 2), "year": [1, 2, 3, 4]}
+    content = pickle.dumps(arrays, protocol)
+    errors = []
+    for _ in range(100):
+        data = bytearray(content)
+        place = how.randrange(len(data))
+        match how.randrange(3):
+            case 0:
+                del data[place:]
+            case 1:
+                data[place] ^= 1 << how.randrange(8)
+            case 2:
+                data[place : place + 3] = how.randbytes(how.randrange(6))
+        (tmp_path / "batch0.bin").write_bytes(data)
+        try:
+            Pickle_data_loader(tmp_path, 1).load_batch(0)
+        except ValueError as error:
+            errors.append(str(error))
+    assert len(errors) > 40
+    assert all("batch0.bin" in error for error in errors)
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.arange(6, dtype=">f8").reshape(2, 3),
+        np.asfortranarray(np.arange(6, dtype=np.int16).reshape(2, 3)),
+        np.arange(24, dtype=np.uint8).reshape(2, 3, 4).transpose(2, 0, 1),
+        np.array([[True, False], [False, True]]),
+        np.zeros((2, 0), np.float32),
+        [np.float64(0.5), np.float64(2)],
+        [np.arange(3), np.arange(3)],
+    ],
+    ids=["big-endian", "columns first", "transposed", "bool", "empty", "scalars", "list of arrays"],
+)
+def test_arrays_of_all_orders_and_types_are_read(tmp_path, protocol, array):
+    write(tmp_path, 0, {"image": array}, protocol)
+    read = Pickle_data_loader(tmp_path, 1).load_batch(0)["image"]
+    expected = np.asarray(array)
+    assert read.shape == expected.shape
+    assert read.dtype == torch.as_tensor(expected.astype(expected.dtype.newbyteorder("="))).dtype
+    assert read.tolist() == expected.tolist()

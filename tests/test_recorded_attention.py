@@ -3,13 +3,19 @@
 The reference is a tower written out by hand, whose attention autograd can differentiate.
 """
 
+import copy
+import gc
+import pickle
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 from conftest import noise
 from model import fit_positions
+from saliency import block_maps, relevance_maps
 from small_clip import small_resnet, small_vit
+from vit_cam import vit_block_vis, vit_relevance
 
 
 @pytest.fixture
@@ -142,6 +148,143 @@ def test_recording_does_not_change_the_features(tower):
     with torch.no_grad():
         fused = tower.encode(tower.inputs)
     torch.testing.assert_close(recorded, fused, rtol=1e-10, atol=1e-10)
+
+
+# Nothing is of an earlier pass
+
+
+def assert_empty(blocks):
+    assert all(block.attn_probs is None and block.attn_grad is None for block in blocks)
+
+
+def in_training(tower):
+    tower.model.train()
+    tower.encode(tower.inputs)
+
+
+FORWARD_PASSES = {
+    "no_grad": lambda tower: torch.no_grad()(tower.encode)(tower.inputs),
+    "inference_mode": lambda tower: torch.inference_mode()(tower.encode)(tower.inputs),
+    "training": in_training,
+}
+
+
+@pytest.mark.parametrize("name", FORWARD_PASSES)
+def test_a_forward_pass_that_does_not_record_empties_what_was_recorded(tower, name):
+    objective(tower.encode(tower.inputs)).backward()
+    FORWARD_PASSES[name](tower)
+    assert_empty(tower.blocks)
+
+
+EXPLANATIONS = {
+    "last grad": lambda *given: relevance_maps(*given, "last grad"),
+    "all grads": lambda *given: relevance_maps(*given, "all grads"),
+    "block_maps": lambda *given: block_maps(*given, True),
+    "vit_relevance": lambda model, *given: vit_relevance(*given, model, "cpu"),
+    "vit_block_vis": lambda model, *given: vit_block_vis(*given, model, 1, "cpu"),
+}
+
+
+@pytest.mark.parametrize("name", EXPLANATIONS)
+@pytest.mark.parametrize("hooked", [False, True], ids=["", "hooked"])
+def test_so_does_an_explanation(model, name, hooked):
+    if hooked:
+        model.visual.ln_post.register_forward_hook(lambda *_: None)
+    blocks = model.visual.transformer.resblocks
+    objective(model.encode_image(noise(1, 3, 24, 40))).backward()
+    EXPLANATIONS[name](model, noise(1, 3, 32, 32), noise(1, 16))
+    assert_empty(blocks)
+
+
+def test_a_backward_pass_that_comes_late_brings_nothing_back(model):
+    features = model.encode_image(noise(1, 3, 32, 32))
+    relevance_maps(model, noise(1, 3, 32, 32), noise(1, 16))
+    objective(features).backward()
+    assert_empty(model.visual.transformer.resblocks)
+
+
+def test_a_backward_pass_leaves_the_gradient_of_a_later_forward_pass_alone(tower):
+    features = tower.encode(tower.inputs)
+    tower.encode(tower.inputs[:1])
+    objective(features).backward()
+    assert all(block.attn_grad is None for block in tower.blocks)
+
+
+def test_both_can_be_emptied_by_hand(tower):
+    objective(tower.encode(tower.inputs)).backward()
+    for block in tower.blocks:
+        block.attn_grad = None
+        assert block.attn_probs is not None
+        block.attn_probs = None
+    assert_empty(tower.blocks)
+
+
+# Attention is part of the graph while there is one
+
+
+@pytest.mark.parametrize("frozen", [False, True], ids=["", "frozen"])
+def test_autograd_differentiates_at_the_attention_of_every_block(tower, frozen):
+    expected, attentions = tower.by_hand()
+    tower.model.requires_grad_(not frozen)
+    score = objective(tower.encode(tower.inputs))
+    gc.collect()
+    gradients = torch.autograd.grad(objective(expected), attentions)
+    for block, gradient in zip(tower.blocks, gradients, strict=True):
+        (found,) = torch.autograd.grad(score, [block.attn_probs], retain_graph=True)
+        torch.testing.assert_close(found, gradient.flatten(0, 1), rtol=1e-8, atol=1e-14)
+    score.backward()
+    for block, gradient in zip(tower.blocks, gradients, strict=True):
+        torch.testing.assert_close(block.attn_grad, gradient.flatten(0, 1), rtol=1e-8, atol=1e-14)
+
+
+def test_gradients_of_gradients_reach_it(tower):
+    score = objective(tower.encode(tower.inputs))
+    block = tower.blocks[0]
+    (slope,) = torch.autograd.grad(score, [block.attn_probs], create_graph=True)
+    (second,) = torch.autograd.grad(slope.square().sum(), [block.attn_probs])
+    assert second.abs().max() > 0
+    assert not block.attn_grad.requires_grad
+
+
+def test_without_its_graph_attention_is_a_tensor_like_any_other(tower):
+    features = tower.encode(tower.inputs)
+    block = tower.blocks[0]
+    attention = block.attn_probs
+    assert attention.requires_grad
+    held = attention.detach().clone()
+    del features, attention
+    assert not block.attn_probs.requires_grad
+    assert torch.equal(block.attn_probs, held)
+
+
+@pytest.mark.parametrize(
+    "duplicate", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))]
+)
+def test_a_model_is_copied_with_its_attention_but_without_the_graph(tower, duplicate):
+    features = tower.encode(tower.inputs)
+    objective(features).backward(retain_graph=True)
+    blocks = [module for module in tower.model.modules() if hasattr(module, "attn_probs")]
+    copies = [
+        module for module in duplicate(tower.model).modules() if hasattr(module, "attn_probs")
+    ]
+    for block, other in zip(blocks, copies, strict=True):
+        if block.attn_probs is None:
+            assert other.attn_probs is None
+        else:
+            assert not other.attn_probs.requires_grad
+            assert torch.equal(other.attn_probs, block.attn_probs)
+            assert torch.equal(other.attn_grad, block.attn_grad)
+    assert not [name for name in tower.model.state_dict() if "recorded" in name]
+
+
+def test_attention_is_recorded_through_torch_compile(tower):
+    objective(tower.encode(tower.inputs)).backward()
+    expected = [(block.attn_probs, block.attn_grad) for block in tower.blocks]
+    compiled = torch.compile(tower.encode, backend="eager")
+    objective(compiled(tower.inputs)).backward()
+    for block, (attention, gradient) in zip(tower.blocks, expected, strict=True):
+        torch.testing.assert_close(block.attn_probs, attention, rtol=1e-9, atol=1e-15)
+        torch.testing.assert_close(block.attn_grad, gradient, rtol=1e-8, atol=1e-15)
 
 
 # Grids

@@ -5,6 +5,7 @@ time (`vit_oracles.py`). A method that is added to the table needs its definitio
 """
 
 import copy
+import itertools
 
 import pytest
 import torch
@@ -123,6 +124,35 @@ def test_the_length_of_targets_does_not_matter(visual, images, targets, method):
 
 
 @every_method
+@pytest.mark.parametrize(
+    ("dtype", "length"),
+    [
+        (torch.float32, 1e20),
+        (torch.float32, 1e-24),
+        (torch.float32, 1e-40),
+        (torch.bfloat16, 1e30),
+        (torch.float64, 1e200),
+        (torch.float64, 1e-200),
+    ],
+)
+def test_not_even_where_squares_overflow_or_vanish(visual, images, targets, method, dtype, length):
+    extreme = (length * F.normalize(targets, dim=-1)).to(dtype)
+    expected = relevance_maps(visual, images, extreme.double() / length, method)
+    assert relative_error(relevance_maps(visual, images, extreme, method), expected) < 1e-6
+
+
+@every_method
+@pytest.mark.parametrize("scale", [100.0, torch.tensor(7.5, requires_grad=True)])
+def test_a_scale_multiplies_the_cosine(visual, images, targets, method, scale):
+    maps = relevance_maps(visual, images, targets, method, negative=True, scale=scale)
+    for i, k in itertools.product(range(2), range(3)):
+        blocks = recorded_blocks(
+            visual, images[i], lambda features, k=k: scale * cosine(targets[k], True)(features)
+        )
+        assert relative_error(maps[i, k], oracle_map(method, blocks, (4, 4))) < 1e-9
+
+
+@every_method
 def test_a_map_depends_on_its_own_image_and_target_alone(visual, images, targets, method):
     maps = relevance_maps(visual, images, targets, method)
     for i in range(2):
@@ -185,6 +215,41 @@ def test_modes_of_the_caller_and_of_the_model_make_no_difference(visual, images,
     assert_same_maps()
     images, targets = images.clone().requires_grad_(), targets.clone().requires_grad_()
     assert_same_maps()
+
+
+@every_method
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_autocast_casts_nothing(visual, images, targets, method, dtype):
+    visual.to(dtype)
+    expected = relevance_maps(visual, images, targets, method)
+    of_blocks = block_maps(visual, images, targets, True)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        maps = relevance_maps(visual, images, targets, method)
+        assert torch.equal(block_maps(visual, images, targets, True), of_blocks)
+    assert maps.dtype == dtype
+    assert torch.equal(maps, expected)
+
+
+@every_method
+def test_neither_does_another_default_dtype(visual, images, targets, method):
+    visual.float()
+    expected = relevance_maps(visual, images, targets, method)
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert torch.equal(relevance_maps(visual, images, targets, method), expected)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@every_method
+def test_detecting_anomalies_makes_no_difference(visual, images, targets, method):
+    expected = relevance_maps(visual, images, targets, method)
+    of_blocks = block_maps(visual, images, targets, True)
+    with torch.autograd.set_detect_anomaly(True):
+        maps = relevance_maps(visual, images, targets, method)
+        torch.testing.assert_close(maps, expected, rtol=1e-9, atol=1e-15)
+        again = block_maps(visual, images, targets, True)
+        torch.testing.assert_close(again, of_blocks, rtol=1e-9, atol=1e-15)
 
 
 # The steps after

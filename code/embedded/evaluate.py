@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import nn
 
+from checks import at_least_one
 from clip_ import load
 from embedded import scenes
 from evaluation.localisation import pointing_game
@@ -59,14 +60,17 @@ def report(label: str, values: np.ndarray, chance: float) -> None:
     print(f"{label:<44}{values.mean():6.3f}  [{low:.3f}, {high:.3f}]   chance {chance:.3f}")
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Zero-shot top-1 and pointing on emoji scenes")
     parser.add_argument("name", help="an embedded model, or a checkpoint")
-    parser.add_argument("--scenes", type=int, default=1000, help="of each kind")
+    parser.add_argument("--scenes", type=at_least_one, default=1000, help="of each kind")
     parser.add_argument("--methods", nargs="+", help=f"default: all but {', '.join(SLOW)}")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     model, _ = load(args.name, device="cpu")
     chosen = args.methods or [method for method in methods(model) if method not in SLOW]
+    unknown = [method for method in chosen if method not in methods(model)]
+    if unknown:
+        parser.error(f"unknown methods {', '.join(unknown)}; there are {', '.join(methods(model))}")
     concepts = len(scenes.concepts())
     print(f"{args.name}: {concepts} concepts, {args.scenes} scenes of each kind")
     for label, styles in (

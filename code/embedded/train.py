@@ -35,6 +35,7 @@ from tqdm import tqdm
 
 from clip_ import tokenize
 from embedded import scenes
+from files import whole_file
 from image_utils import normalise_pixels
 from model import CLIP, ModifiedResNet, VisionTransformer
 
@@ -455,11 +456,13 @@ def train(recipe: Recipe, folder: Path, output: Path, device: str, workers: int)
             progress.set_postfix({key: f"{value:.3f}" for key, value in means.items()})
             history, logged = [], now
         if now - saved > SAVE_EVERY or run.seen == run.total:
-            write_whole(checkpoint, lambda path: torch.save(run.state(), path))
+            with whole_file(checkpoint) as unfinished:
+                torch.save(run.state(), unfinished)
             saved = now
     progress.close()
     weights = {k: v.half().contiguous().cpu() for k, v in run.model.state_dict().items()}
-    write_whole(output, lambda path: save_file(weights, path))
+    with whole_file(output) as unfinished:
+        save_file(weights, unfinished)
     print(f"wrote {output}")
 
 
@@ -476,13 +479,6 @@ def write_row(path: Path, row: dict[str, float]) -> None:
         if new:
             writer.writeheader()
         writer.writerow({key: round(value, 4) for key, value in row.items()})
-
-
-def write_whole(path: Path, write) -> None:
-    """Write beside, then rename: a run that is stopped never leaves half a file."""
-    part = path.with_suffix(".part")
-    write(part)
-    part.replace(path)
 
 
 def main() -> None:

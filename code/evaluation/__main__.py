@@ -5,10 +5,12 @@
     python -m evaluation --scenes 200 --methods "last grad"         less
 
 Goes on where it was stopped. Writes CSV tables, whose values are means with 95 % bootstrap
-intervals over pictures, and figures.
+intervals over pictures, and figures: without options into results/evaluation/, which the report is
+made of; else into a folder of your own, ./evaluation-FOLDER or ./evaluation-scenes, or --output.
 """
 
 import argparse
+import sys
 from collections.abc import Iterator, Sequence
 from functools import cache, partial
 from itertools import islice
@@ -16,13 +18,15 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from checkpoints import CheckpointError
+from checks import at_least_one
 from embedded.scenes import concepts
 from evaluation.folders import MaskedFolder
 from evaluation.plots import draw_all
 from evaluation.scene_sets import SceneBatch, scene_batches
 from evaluation.study import FEWER, Pictures, Study
 from evaluation.tables import write_tables
-from explainer import Explainer
+from explainer import Explainer, explainers
 
 ROOT = Path(__file__).resolve().parents[2]
 SEEDS = {"localisation": 4_000_000, "faithfulness": 4_100_000, "sanity": 4_200_000}
@@ -50,39 +54,67 @@ def first(folder: MaskedFolder, count: int, most: int | None) -> Iterator[SceneB
     return islice(folder, min(count, most or count))
 
 
-def evaluate(name: str, args: argparse.Namespace) -> Study:
-    """Measure what is not on file yet."""
-    explainer = Explainer(name)
+def study_of(explainer: Explainer, args: argparse.Namespace) -> tuple[Study, list[Pictures]]:
+    """A model, and the pictures for localisation, for faithfulness and for sanity."""
     size = explainer.visual.input_resolution
     counts = {"localisation": args.scenes, "faithfulness": args.faithfulness, "sanity": args.sanity}
     if args.images:
         folder = MaskedFolder(args.images, explainer.preprocess, size, args.prompt)
-        prompts, settings = folder.prompts, f"{args.images.resolve()} {args.prompt}"
-        pictures = {name: partial(first, folder, count) for name, count in counts.items()}
+        tell_what_is_left_out(folder, explainer.name)
+        prompts, settings = folder.prompts, folder.digest()
+        pictures = [partial(first, folder, count) for count in counts.values()]
     else:
         prompts, settings = [concept.phrases[0] for concept in concepts()], f"{SEEDS} {OBJECTS}"
-        pictures = {
-            name: scenes(SEEDS[name], size, count, OBJECTS[name]) for name, count in counts.items()
-        }
-    study = Study(explainer, prompts, args.runs, f"{settings} {counts} {MANY} {FEWER}")
-    chosen = [one for one in study.methods() if not args.methods or one in args.methods]
-    everything, some, few = pictures.values()
-    tasks = {f"localisation, {one}": (study.localisation, one, everything) for one in chosen}
-    tasks |= {f"faithfulness, {one}": (study.faithfulness, one, some) for one in chosen}
+        pictures = [
+            scenes(SEEDS[name], size, count, OBJECTS[name]) for name, count in counts.items()
+        ]
+    settings = f"{settings} {counts} {MANY} {FEWER}"
+    return Study(explainer, prompts, args.runs, settings, args.methods), pictures
+
+
+def tell_what_is_left_out(folder: MaskedFolder, model: str) -> None:
+    """Say which masks, and which measure, are left out."""
+    said = []
+    if folder.astray:
+        said.append(f"{some(folder.astray)}: masks without a picture")
+    if folder.outside:
+        said.append(f"{some(folder.outside)}: outside of the middle square that the model sees")
+    if all(len(masks) == len(folder.prompts) for masks in folder.masks.values()):
+        said.append("presence: every picture shows every object, so none is absent")
+    for one in said:
+        print(f"{model} is not measured on {one}", file=sys.stderr)
+
+
+def some(paths: list[Path]) -> str:
+    """How many, and the first few of them."""
+    names = [f"{path.parent.name}/{path.name}" for path in paths[:10]]
+    return f"{len(paths)} ({', '.join(names)}{', ...' * (len(paths) > 10)})"
+
+
+def measure(study: Study, pictures: list[Pictures]) -> None:
+    """Measure what is not on file yet."""
+    everything, some, few = pictures
+    tasks = {f"localisation, {one}": (study.localisation, one, everything) for one in study.chosen}
+    tasks |= {f"faithfulness, {one}": (study.faithfulness, one, some) for one in study.chosen}
     tasks["naming"] = (study.naming, everything)
     tasks["sanity"] = (study.sanity, few)
     tasks["presence"] = (study.presence, partial(everything, MANY))
     tasks["signs"] = (study.signs, partial(everything, MANY))
-    if "last grad" in chosen:
+    if "last grad" in study.chosen:
         tasks["parts of last grad"] = (study.parts_of_last_grad, partial(everything, MANY))
         tasks |= {
             f"variant, {one}": (study.localisation, one, everything) for one in study.variants()
         }
-    bar = tqdm(tasks.items(), desc=explainer.name, unit="task")
+    bar = tqdm(tasks.items(), desc=study.explainer.name, unit="task")
     for task, (measure, *arguments) in bar:
         bar.set_postfix_str(task)
         study.measured(task, lambda call=measure, given=arguments: call(*given))
-    return study
+
+
+def template(text: str) -> str:
+    if "{}" not in text:
+        raise argparse.ArgumentTypeError(f"must have {{}} where the object's name goes: {text!r}")
+    return text
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -94,19 +126,33 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--models", nargs="+", default=["ViT-emoji", "RN-emoji"])
     parser.add_argument("--methods", nargs="+", help="default: all, and all baselines")
     parser.add_argument("--images", type=Path, help="a folder of pictures with masks, not scenes")
-    parser.add_argument("--prompt", default="a {}", help="of an object in a folder")
-    parser.add_argument("--scenes", type=int, default=1000, help="for localisation")
-    parser.add_argument("--faithfulness", type=int, default=60, help="pictures")
-    parser.add_argument("--sanity", type=int, default=40, help="pictures")
-    parser.add_argument("--output", type=Path, default=ROOT / "results" / "evaluation")
+    parser.add_argument("--prompt", type=template, default="a {}", help="of an object in a folder")
+    parser.add_argument("--scenes", type=at_least_one, default=1000, help="for localisation")
+    parser.add_argument("--faithfulness", type=at_least_one, default=60, help="pictures")
+    parser.add_argument("--sanity", type=at_least_one, default=40, help="pictures")
+    default = vars(parser.parse_args([]))
+    parser.add_argument("--output", type=Path, help="default: see above")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "evaluation")
     args = parser.parse_args(arguments)
-    studies = [evaluate(name, args) for name in args.models]
+    if args.output is None and all(vars(args)[name] == value for name, value in default.items()):
+        args.output = ROOT / "results" / "evaluation"
+    elif args.output is None:
+        args.output = Path(f"evaluation-{args.images.resolve().name if args.images else 'scenes'}")
+    studies = [study_of(explainer, args) for explainer in explainers(args.models)]
+    known = dict.fromkeys(name for study, _ in studies for name in study.methods())
+    unknown = [name for name in args.methods or () if name not in known]
+    if unknown:
+        parser.error(f"unknown methods {', '.join(unknown)}; there are {', '.join(known)}")
     args.output.mkdir(parents=True, exist_ok=True)
-    tables = write_tables(studies, args.output)
+    for study, pictures in studies:
+        measure(study, pictures)
+    tables = write_tables([study for study, _ in studies], args.output)
     draw_all(tables, args.output)
     print(f"wrote {args.output}")
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (CheckpointError, OSError, ValueError) as error:
+        sys.exit(f"python -m evaluation: {error}")

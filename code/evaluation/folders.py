@@ -40,6 +40,9 @@ class MaskedFolder:
                 f"no pictures with masks in {self.folder}: for horse.png there must be "
                 "masks/horse/<object>.png"
             )
+        stems = {path.stem for path in masks}
+        folders = sorted(path for path in (self.folder / "masks").iterdir() if path.is_dir())
+        self.astray = [path for path in folders if path.stem not in stems]  # without a picture
         for files in (list(masks), *masks.values()):
             refuse_doubles(files)
         self.masks, self.outside = {}, []  # the latter: of objects that the model does not see

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from evaluation.study import FEWER
 from evaluation.tables import SIZES, Rows
 from figures import COLOURS
+from files import whole_file
 
 METHOD, BASELINE = COLOURS[0], "#999999"
 
@@ -85,7 +86,7 @@ def draw_groups(rows: Rows) -> Figure:
     axes = figure.subplots(len(names), 2, squeeze=False, sharey="row")
     for line, name in zip(axes, names, strict=True):
         mine = chosen(rows, model=name, measure="pointing")
-        methods = list(dict.fromkeys(row["method"] for row in mine if row["method"] not in FEWER))
+        methods = dict.fromkeys(row["method"] for row in mine)
         best = sorted(methods, key=lambda m: -chosen(mine, method=m, objects="all")[0]["mean"])[:5]
         found = list(dict.fromkeys(row["objects"] for row in mine))
         numbers = [one for one in found if "object" in one]
@@ -112,8 +113,8 @@ def draw_cost(rows: Rows, costs: Rows) -> Figure:
     """Time of the maps of a picture, in forward passes, against pointing."""
     figure = Figure(figsize=(7, 4), layout="constrained")
     axis, labels = figure.subplots(), []
-    for name, colour in zip(models(rows), COLOURS, strict=False):
-        for row in chosen(rows, model=name, measure="pointing", objects="all", kind="method"):
+    for name, colour in zip(models(rows), cycle(COLOURS), strict=False):
+        for row in chosen(rows, model=name, measure="pointing", objects="all"):
             (cost,) = chosen(costs, model=name, method=row["method"])
             axis.errorbar(
                 cost["forwards"], row["mean"], errors([row]), fmt="o", color=colour, capsize=2
@@ -236,15 +237,20 @@ def gains_of(axis, rows: Rows) -> None:
 
 
 def draw_all(tables: dict[str, Rows], folder: Path) -> None:
-    """Every figure for which there are rows."""
+    """Every figure for which there are rows; one without takes an older file away."""
+    localisation = tables["localisation"]
     found = {
-        "localisation": (draw_localisation, tables["localisation"]),
-        "groups": (draw_groups, tables["localisation"]),
-        "cost": (draw_cost, tables["localisation"], tables["cost"]),
+        "localisation": (draw_localisation, localisation),
+        "groups": (draw_groups, [row for row in localisation if row["method"] not in FEWER]),
+        "cost": (draw_cost, chosen(localisation, kind="method"), tables["cost"]),
         "faithfulness": (draw_faithfulness, tables["faithfulness"]),
         "sanity": (draw_sanity, tables["sanity"]),
         "last_grad": (draw_last_grad, tables["last_grad"], tables["last_grad_against"]),
     }
     for name, (draw, rows, *more) in found.items():
+        path = folder / f"{name}.png"
         if rows:
-            draw(rows, *more).savefig(folder / f"{name}.png", dpi=110)
+            with whole_file(path) as unfinished:
+                draw(rows, *more).savefig(unfinished, dpi=110)
+        else:
+            path.unlink(missing_ok=True)

@@ -1,13 +1,14 @@
 """The measurements behind `python -m evaluation`: samples, a row an object or a picture.
 
 A study keeps what it has measured in a folder, a file for each measure and method, so that it goes
-on where it was stopped. The folder's name holds a digest of the weights and of the settings.
+on where it was stopped. The folder's name holds a digest of all that the samples follow from: the
+weights, the prompts, the pictures and other settings, and the code and drawings of this project.
 """
 
 import hashlib
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Int
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from torch import Tensor, nn
 
@@ -25,7 +27,12 @@ from evaluation.localisation import all_measures, energy_in_mask, pointing_game,
 from evaluation.sanity import cascade, rank_correlation
 from evaluation.scene_sets import SceneBatch, absent_concepts
 from explainer import Explainer
+from files import whole_file
 from saliency import relevance_maps, resize_maps
+
+CODE = Path(__file__).resolve().parents[1]
+# What is made of samples does not change them.
+NOT_MEASURING = ("notebooks", "plots.py", "tables.py", "node_modules")
 
 Columns = dict[str, np.ndarray]
 # Batches of pictures, of so many at most: the same ones, in the same order, at every call.
@@ -35,16 +42,28 @@ FEWER = {"FullGrad": 200, "AblationCAM": 200, "ScoreCAM": 12, "GScoreCAM": 12}
 
 
 class Study:
-    """One model, with the features of all prompts, and a folder of what is measured."""
+    """One model, with the features of all prompts, and a folder of what is measured.
 
-    def __init__(self, explainer: Explainer, prompts: list[str], folder: Path, settings: str):
+    settings: whatever else the samples follow from, such as a digest of the pictures.
+    only: the methods and baselines to measure; by default all.
+    """
+
+    def __init__(
+        self,
+        explainer: Explainer,
+        prompts: list[str],
+        folder: Path,
+        settings: str,
+        only: Sequence[str] | None = None,
+    ):
         self.explainer = explainer
+        self.chosen = [name for name in self.methods() if only is None or name in only]
         explainer.model.to(memory_format=torch.channels_last)  # a ResNet is quicker so, on a CPU
         self.features = explainer.texts(prompts)
-        digest = hashlib.sha256(settings.encode())
+        digest = hashlib.sha256(f"{prompts} {settings} {source_digest()}".encode())
         for value in explainer.model.state_dict().values():
             digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-        self.folder = folder / f"{explainer.name}-{digest.hexdigest()[:12]}"
+        self.folder = folder / f"{explainer.name[:40]}-{digest.hexdigest()[:12]}"
 
     def methods(self, visual: nn.Module | None = None) -> dict[str, Callable]:
         """Every method of the model and every baseline, (images, targets) -> maps of any size; of
@@ -55,9 +74,9 @@ class Study:
         return {name: partial(one, visual) for name, one in (named | baselines(visual)).items()}
 
     def variants(self) -> dict[str, Callable]:
-        """Of a ViT, the variants of `last grad`, as `methods`."""
-        visual, kind = self.explainer.visual, self.explainer.kind
-        found = VARIANTS if kind == "ViT" else ()
+        """The variants of `last grad`, if that is chosen, as `methods`."""
+        visual = self.explainer.visual
+        found = VARIANTS if "last grad" in self.chosen else ()
         return {name: partial(variant_maps, visual, variant=name) for name in found}
 
     def measured(self, name: str, measure: Callable[[], Columns]) -> Columns:
@@ -65,15 +84,19 @@ class Study:
         path = self.folder / f"{name}.safetensors"
         if not path.exists():
             columns = {key: np.ascontiguousarray(values) for key, values in measure().items()}
-            path.parent.mkdir(parents=True, exist_ok=True)
-            unfinished = path.with_suffix(".unfinished")
-            save_file(columns, unfinished)
-            unfinished.replace(path)
+            with whole_file(path) as unfinished:
+                save_file(columns, unfinished)
         return self.on_file(name)
 
     def on_file(self, name: str) -> Columns:
-        """What was measured under a name."""
-        return load_file(self.folder / f"{name}.safetensors")
+        """What was measured under a name. Raises ValueError if the file is damaged."""
+        path = self.folder / f"{name}.safetensors"
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise ValueError(
+                f"{path} is damaged ({error}): delete it, and it is measured again"
+            ) from error
 
     # What is measured
 
@@ -187,10 +210,13 @@ class Study:
 
     def presence(self, pictures: Callable[[], Iterable[SceneBatch]]) -> Columns:
         """A row a picture: for an object that is there and for a concept that is not, how much
-        relevance (its sum) each method finds, positive and negative, and the cosine.
+        relevance (its sum) each method finds, positive and negative, and the cosine. A picture that
+        shows every concept is left out.
         """
         rng, rows = np.random.default_rng(0), []
         for batch in pictures():
+            if batch.concepts.shape[1] == len(self.features):
+                continue
             images = batch.images.to(self.explainer.device)
             missing = absent_concepts(rng, batch.concepts, len(self.features))
             asked = torch.stack([batch.concepts[:, 0], missing], 1)
@@ -204,7 +230,16 @@ class Study:
                         )
                         row[name + sign] = maps.sum((-2, -1)).cpu()
             rows.append(row)
-        return stacked(rows)
+        return stacked(rows) if rows else {}
+
+
+def source_digest() -> str:
+    """Of the code that measures, and of the drawings that scenes are made of."""
+    digest = hashlib.sha256()
+    for path in sorted(path for kind in ("py", "json", "png") for path in CODE.rglob(f"*.{kind}")):
+        if not set(path.relative_to(CODE).parts) & set(NOT_MEASURING):
+            digest.update(f"{path.relative_to(CODE)}".encode() + path.read_bytes())
+    return digest.hexdigest()
 
 
 def numbered(batches: Iterable[SceneBatch]) -> Iterator[tuple[Int[Tensor, " image"], SceneBatch]]:

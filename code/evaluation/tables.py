@@ -13,6 +13,7 @@ from evaluation.localisation import MEASURES
 from evaluation.sanity import parts
 from evaluation.statistics import interval
 from evaluation.study import Columns, Study
+from files import whole_file
 
 Rows = list[dict]
 # Of the image that an object covers.
@@ -63,14 +64,12 @@ def by_size(columns: Columns) -> dict[str, Bool[np.ndarray, " object"]]:
 
 
 def tasks(study: Study, kind: str) -> Iterator[tuple[dict, Columns]]:
-    """What is on file of one kind: the columns that tell the method, and its samples."""
+    """Of each method that was measured: the columns that tell which it is, and its samples."""
     known = baselines(study.explainer.visual)
-    for name in study.methods():
-        path = study.folder / f"{kind}, {name}.safetensors"
-        if path.exists():
-            about = {"model": study.explainer.name, "method": name}
-            about["kind"] = "baseline" if name in known else "method"
-            yield about, study.on_file(f"{kind}, {name}")
+    for name in study.chosen:
+        about = {"model": study.explainer.name, "method": name}
+        about["kind"] = "baseline" if name in known else "method"
+        yield about, study.on_file(f"{kind}, {name}")
 
 
 def localisation(study: Study) -> Rows:
@@ -142,7 +141,7 @@ def last_grad(study: Study) -> Rows:
     """Of each block, of each of its heads and of the blocks from it on: its share of the map, and
     how well it localises alone.
     """
-    if not (study.folder / "parts of last grad.safetensors").exists():
+    if "last grad" not in study.chosen:
         return []
     columns = study.on_file("parts of last grad")
     rows = []
@@ -254,9 +253,13 @@ TABLES = {
 
 
 def write_tables(studies: Sequence[Study], folder: Path) -> dict[str, Rows]:
-    """All tables, and a CSV file of each that has rows."""
+    """All tables, and a CSV file of each that has rows; one without takes an older file away."""
     tables = {name: [row for one in studies for row in make(one)] for name, make in TABLES.items()}
     for name, rows in tables.items():
+        path = folder / f"{name}.csv"
         if rows:
-            (folder / f"{name}.csv").write_text(csv_text(rows), encoding="utf-8")
+            with whole_file(path) as unfinished:
+                unfinished.write_text(csv_text(rows), encoding="utf-8")
+        else:
+            path.unlink(missing_ok=True)
     return tables

@@ -4,6 +4,9 @@ execute.py                     all, in place, with their figures into results/
 execute.py perword_vis         one
 execute.py --check FOLDER      figures into FOLDER, notebooks left alone; fails unless every file
                                that results/ holds of them is there
+
+Where CLIP_MODELS or CLIP_RESULTS (see experiment.py) send the figures elsewhere, the executed
+notebooks go there too.
 """
 
 import argparse
@@ -14,13 +17,16 @@ import time
 from pathlib import Path
 
 import nbformat
+from experiment import MODELS, chosen_models, model_names, results_folder
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from tqdm import tqdm
 
+from files import whole_file
+
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE.parents[1] / "results"
-NAMES = sorted(path.stem for path in HERE.glob("*.ipynb"))
+NAMES = sorted(path.stem for path in HERE.glob("[!.]*.ipynb"))
 
 
 def execute(name: str) -> nbformat.NotebookNode:
@@ -63,15 +69,26 @@ def is_progress(output: nbformat.NotebookNode) -> bool:
 def missing_figures(name: str, folder: Path) -> list[str]:
     """Results that the repository or the notebook's own text names, but that were not written."""
     committed = [path.name for path in (RESULTS / name).glob("*.*")]
-    if os.environ.get("CLIP_MODELS", "embedded") != "embedded":
+    if chosen_models() != "embedded":
         committed = []  # names of files tell the model
     text = (HERE / f"{name}.ipynb").read_text(encoding="utf-8")
     named = re.findall(rf"results/{name}/([^)\s\"]+\.(?:png|pdf|csv))", text)
     return sorted({file for file in committed + named if not (folder / name / file).is_file()})
 
 
+def settle_paths() -> Path:
+    """The folder of results. Notebooks, which run in another folder, are told whole paths."""
+    if chosen_models() not in MODELS:
+        os.environ["CLIP_MODELS"] = ",".join(model_names())
+    folder = results_folder()
+    os.environ["CLIP_RESULTS"] = str(folder)
+    return folder
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Execute the notebooks")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("names", nargs="*", metavar="NOTEBOOK", help="default: all")
     parser.add_argument("--check", type=Path, metavar="FOLDER")
     args = parser.parse_args()
@@ -79,7 +96,11 @@ def main() -> None:
     if unknown:
         parser.error(f"no notebook {', '.join(unknown)}; there are {', '.join(NAMES)}")
     if args.check:
-        os.environ["CLIP_RESULTS"] = str(args.check.resolve())
+        os.environ["CLIP_RESULTS"] = str(args.check)
+    try:
+        folder = settle_paths()
+    except ValueError as error:
+        parser.error(str(error))
     started = time.perf_counter()
     for name in args.names or NAMES:
         try:
@@ -90,7 +111,9 @@ def main() -> None:
             if missing := missing_figures(name, args.check):
                 sys.exit(f"{name} did not write {', '.join(missing)}")
         else:
-            nbformat.write(notebook, HERE / f"{name}.ipynb")
+            place = HERE if folder == RESULTS else folder / name
+            with whole_file(place / f"{name}.ipynb") as unfinished:
+                nbformat.write(notebook, unfinished)
     print(f"executed in {time.perf_counter() - started:.0f} s")
 
 

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from checks import require_finite
 from clip_ import tokenize
 from embedded.scenes import concepts, draw_scene, drawable
 from evaluation.localisation import pointing_game, where_it_lies
@@ -90,7 +91,7 @@ def style_features(explainer: Explainer, style: str) -> Float[Tensor, "concept f
 
 def absent(explainer: Explainer, scenes: int) -> Samples:
     """For each method: how much relevance (its sum) a concept gets that is not in the scene, over
-    what the objects of the scene get in the mean.
+    what the objects of the scene get in the mean. Scenes where those get none are left out.
     """
     texts = concept_features(explainer.model)
     rng = np.random.default_rng(0)
@@ -100,7 +101,8 @@ def absent(explainer: Explainer, scenes: int) -> Samples:
         targets = texts[torch.cat([batch.concepts, missing[:, None]], 1)]
         for method, found in ratios.items():
             sums = explainer.maps(batch.images, targets, method).sum((-2, -1)).cpu()
-            found += (sums[:, 2] / sums[:, :2].mean(1)).tolist()
+            given = sums[:, :2].mean(1)
+            found += (sums[:, 2] / given)[given > 0].tolist()
     return as_arrays(ratios)
 
 
@@ -152,6 +154,7 @@ def sentence_directions(
 
 def central_share(maps: Float[Tensor, "*batch row column"]) -> Float[Tensor, "*batch"]:
     """The share of a map in the middle quarter of the image; an even map has 0.25."""
+    require_finite(maps, "maps")
     height, width = maps.shape[-2:]
     top, left = height // 4, width // 4
     middle = maps[..., top : height - top, left : width - left].sum((-2, -1))
@@ -160,12 +163,14 @@ def central_share(maps: Float[Tensor, "*batch row column"]) -> Float[Tensor, "*b
 
 def mean_map(maps: Float[Tensor, "map row column"]) -> Float[np.ndarray, "row column"]:
     """The mean of maps, scaled so that an even map is 1 everywhere."""
+    require_finite(maps, "maps")
     mean = maps.mean(0)
     return (mean / mean.mean().clamp(min=1e-30)).numpy()
 
 
 def entropy(maps: Float[Tensor, "*batch row column"]) -> Float[Tensor, "*batch"]:
     """Of a map as a distribution over its cells, over that of an even one: 1 even, 0 a point."""
+    require_finite(maps, "maps")
     share = maps.flatten(-2) / maps.sum((-2, -1)).clamp(min=1e-30).unsqueeze(-1)
     return torch.special.entr(share).sum(-1) / np.log(share.shape[-1])
 

@@ -4,9 +4,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from objective import similarities
-from pytorch_grad_cam.base import ChannelwiseCAM, Record
-from pytorch_grad_cam.hooks import hooked
+from pytorch_grad_cam.base import ChannelwiseCAM, Record, scores_of
+from pytorch_grad_cam.twins import hooked
 
 
 class AblationCAM(ChannelwiseCAM):
@@ -22,25 +21,42 @@ class AblationCAM(ChannelwiseCAM):
         drops = []
         for index, (channels,) in enumerate(record.activations):
             directions = record.directions[index]
-            whole = self.above(record, channels[None])
+            whole = self.above(record, index, channels[None].clone())
             if not len(whole):
                 raise ValueError(
                     "AblationCAM needs a target layer that everything above it depends on alone, "
                     "such as a whole block: inside a residual block the way past it is missing"
                 )
-            score = similarities(whole, directions)
+            score = scores_of(whole, directions)
             drop = channels.new_zeros(len(channels), directions.shape[0])
             for batch in self.batches(channels.flatten(1).any(1)):
                 ablated = channels.repeat(len(batch), 1, 1, 1)
                 ablated[torch.arange(len(batch)), batch] = 0
-                drop[batch] = score - similarities(self.above(record, ablated), directions)
+                drop[batch] = score - scores_of(self.above(record, index, ablated), directions)
             drops.append(drop.T)
         return torch.stack(drops)[..., None, None]
 
     def above(
-        self, record: Record, activations: Float[Tensor, "batch channel row column"]
+        self, record: Record, index: int, activations: Float[Tensor, "batch channel row column"]
     ) -> Float[Tensor, "batch feature"]:
-        """Features from the target layer up; an empty batch runs through everything below it."""
+        """Features from the target layer up, where image number `index` has these activations; an
+        empty batch runs through everything below it. The layers above may work in place.
+        """
         replaced = activations.to(record.images)
+        if self.reshape_transform is not None:
+            replaced = self.put_back(record.output[index], replaced)
         with hooked([record.layer], lambda _, output: replaced):
             return self.model(record.images[:0])
+
+    def put_back(
+        self, output: Tensor, activations: Float[Tensor, "batch channel row column"]
+    ) -> Tensor:
+        """What the layer puts out for an image, [batch, ...], with other activations in it.
+
+        `reshape_transform` chooses values, so its transpose puts them where they came from.
+        """
+        with torch.enable_grad():
+            whole = output.expand(len(activations), *output.shape).clone().requires_grad_()
+            chosen = self.reshape_transform(whole)
+        change = activations - chosen.detach()
+        return whole.detach() + torch.autograd.grad(chosen, whole, change)[0]

@@ -5,7 +5,8 @@ them up: relu(Σ_c w_c A_c). A method is the weight. The network below the layer
 autograd; only what lies above it is differentiated, for all targets at once.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from copy import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,9 +15,22 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from checks import (
+    require_differentiable,
+    require_finite,
+    require_tensor,
+    type_name,
+    undisturbed,
+)
 from maps import normalise_maps
-from objective import for_each_image, objective_slopes, target_directions
-from pytorch_grad_cam.hooks import hooked
+from objective import (
+    feature_lengths,
+    for_each_image,
+    objective_slopes,
+    similarities,
+    target_directions,
+)
+from pytorch_grad_cam.twins import follow, hooked, twins
 
 Maps = Float[Tensor, "image target row column"]
 
@@ -26,6 +40,7 @@ class Record:
     """One run of the network, as it looks from one target layer."""
 
     layer: nn.Module
+    output: Tensor  # of the layer, [image, ...]
     images: Float[Tensor, "image 3 height width"]
     directions: Float[Tensor, "image target feature"]
     activations: Float[Tensor, "image 1 channel row column"]
@@ -35,11 +50,14 @@ class Record:
 class BaseCAM:
     """Where in an image does its similarity to a target come from, as a layer's channels tell?
 
-    model: any CNN that returns an embedding [image, feature], such as `clip.visual`; it is put into
-        evaluation mode.
-    target_layers: modules of the model whose output is [image, channel, row, column], such as
-        `[model.layer4[-1]]`.
+    model: any network that returns an embedding [image, feature], such as `clip.visual`, or a CLIP
+        with such a one. It is run in evaluation mode and left as it is.
+    target_layers: a list of modules of the model whose output is [image, channel, row, column],
+        such as `[model.layer4[-1]]`.
     use_cuda: move the model to the GPU; otherwise it stays where it is.
+    reshape_transform: of layers that put out something else, makes it [image, channel, row, column]
+        by choosing and rearranging values: for a ViT's `model.transformer.resblocks[-1]`
+        `lambda tokens: tokens[:, 1:].mT.unflatten(2, (rows, columns))`.
 
     A method defines `weights`, and says whether it needs gradients.
     """
@@ -47,23 +65,29 @@ class BaseCAM:
     uses_gradients = True
 
     def __init__(
-        self, model: nn.Module, target_layers: Sequence[nn.Module], use_cuda: bool = False
+        self,
+        model: nn.Module,
+        target_layers: Sequence[nn.Module],
+        use_cuda: bool = False,
+        reshape_transform: Callable[[Tensor], Tensor] | None = None,
     ):
-        target_layers = list(target_layers)
-        modules = set(model.modules())
-        if not target_layers or not all(layer in modules for layer in target_layers):
-            raise ValueError(
-                "target_layers must be a list of modules of the model, such as [model.layer4[-1]]; "
-                f"got {[type(layer).__name__ for layer in target_layers]}"
-            )
-        self.model = (model.cuda() if use_cuda else model).eval()
+        model = embedding_model(model)
+        wanted = "target_layers must be a list of modules of the model, such as [model.layer4[-1]]"
+        if isinstance(target_layers, str | nn.Module) or not isinstance(target_layers, Iterable):
+            raise TypeError(f"{wanted}; got {type_name(target_layers)}")
+        target_layers, modules = list(target_layers), set(model.modules())
+        known = [isinstance(layer, nn.Module) and layer in modules for layer in target_layers]
+        if not known or not all(known):
+            raise ValueError(f"{wanted}; got {[type_name(layer) for layer in target_layers]}")
+        self.model = model.cuda() if use_cuda else model
         self.target_layers = target_layers
+        self.reshape_transform = reshape_transform
 
     def __enter__(self) -> "BaseCAM":
         return self
 
     def __exit__(self, *exception) -> None:
-        """Nothing to undo: hooks live only as long as a call."""
+        """Nothing to undo: nothing is done to the model."""
 
     def __call__(
         self,
@@ -82,12 +106,12 @@ class BaseCAM:
             of maps scaled to [0, 1].
         eigen_smooth: the principal component of the weighted channels instead of their sum.
 
-        Raises ValueError on input of wrong shape, width or value.
+        Raises TypeError on what is no tensor, and ValueError on tensors of wrong shape, width or
+        value.
         """
         if target_category is not None:
             raise ValueError("target_category is not used: give the target as target_encoding")
-        width = getattr(self.model, "output_dim", None)
-        directions = target_directions(target_encoding, width)
+        directions = target_directions(target_encoding)
         if aug_smooth:
             maps = self.smooth_maps(input_tensor, directions, eigen_smooth)
         else:
@@ -101,34 +125,66 @@ class BaseCAM:
         eigen_smooth: bool = False,
     ) -> list[Maps]:
         """As a call, with tensors and of any directions (see `objective.py`), one per layer."""
-        weight = next(self.model.parameters())
-        # Autograd is needed even where the caller has switched it off for good; copies forget that.
-        with torch.inference_mode(False), torch.no_grad():
+        require_images(images)
+        if self.uses_gradients:
+            require_differentiable(self.model)
+        weight = next(self.model.parameters(), images)
+        with undisturbed(weight.device), torch.no_grad():
             images = images.detach().to(weight, copy=images.is_inference())
+            require_finite(images, "images")
             directions = for_each_image(directions, images, weight)
-            return self.explain(images, directions, eigen_smooth)
+            maps = self.on_twins().explain(images, directions, eigen_smooth)
+            for layer in maps:
+                require_finite(layer, f"maps of {type(self).__name__}")
+        return [layer.relu() for layer in maps]
+
+    def on_twins(self) -> "BaseCAM":
+        """This CAM, of a model that nobody else has."""
+        of, cam = twins(self.model), copy(self)
+        cam.model, cam.target_layers = of[self.model], follow(self.target_layers, of)
+        return cam
 
     def explain(self, images: Tensor, directions: Tensor, eigen_smooth: bool) -> list[Maps]:
+        """The maps of each target layer; what is negative in them is not shown."""
         targets = directions.shape[1]
         try:
             features, outputs = self.run(images, targets if self.uses_gradients else 1)
-        except RuntimeError:  # a way around the layer, inside a residual block, lacks the copies
+            complete = len(features) == len(images) * outputs[0].shape[1]
+        except RuntimeError:
+            complete = False
+        if not complete:  # a way around the layer lacks the copies, or the first axis is no image
             features, outputs = self.run(images.repeat_interleave(targets, 0))
+        require_features(features, directions)
         gradients = [None] * len(outputs)
         if self.uses_gradients:
             slopes = objective_slopes(features.detach(), directions.flatten(0, 1).unsqueeze(1))[0]
-            gradients = torch.autograd.grad(features, outputs, slopes)
             gradients = [
-                gradient.reshape(len(images), targets, *gradient.shape[2:]).to(directions)
-                for gradient in gradients
+                self.shown(gradient.flatten(0, 1)).unflatten(0, (len(images), targets))
+                for gradient in torch.autograd.grad(features, outputs, slopes)
             ]
         found = []
         for layer, output, gradient in zip(self.target_layers, outputs, gradients, strict=True):
-            activations = output.detach().reshape(len(images), -1, *output.shape[2:])[:, :1]
-            record = Record(layer, images, directions, activations.to(directions), gradient)
+            output = output.detach()[:, 0]
+            activations = self.shown(output).unflatten(0, (len(images), -1))[:, :1].to(directions)
+            require_finite(activations, f"activations of {type(layer).__name__}")
+            if gradient is not None:
+                gradient = gradient.to(directions)
+                require_finite(gradient, f"gradients at {type(layer).__name__}")
+            record = Record(layer, output, images, directions, activations, gradient)
             maps = self.combine(self.weights(record), record.activations, eigen_smooth)
-            found.append(maps.expand(-1, targets, -1, -1).relu())
+            found.append(maps.expand(-1, targets, -1, -1))
         return found
+
+    def shown(self, output: Tensor) -> Float[Tensor, "image channel row column"]:
+        """What a layer puts out, as maps of channels."""
+        if self.reshape_transform is not None:
+            output = self.reshape_transform(output)
+        if output.ndim != 4:
+            raise ValueError(
+                "a target layer must put out [image, channel, row, column], or reshape_transform "
+                f"make such of it; got {list(output.shape)}"
+            )
+        return output
 
     def weights(self, record: Record) -> Float[Tensor, "image target channel #row #column"]:
         """How much each channel (or each of its cells) speaks for each target."""
@@ -147,7 +203,9 @@ class BaseCAM:
             return torch.einsum("bkc,bchw->bkhw", weights[..., 0, 0], activations[:, 0])
         return (weights * activations).sum(2)
 
-    def run(self, images: Tensor, copies: int = 1) -> tuple[Tensor, list[Tensor]]:
+    def run(
+        self, images: Tensor, copies: int = 1, before_other_hooks: bool = False
+    ) -> tuple[Tensor, list[Tensor]]:
         """The features [image * copy, feature], and what the target layers put out, [image, copy,
         channel, row, column].
 
@@ -158,26 +216,31 @@ class BaseCAM:
         outputs: dict[int, Tensor] = {}
 
         def keep(index: int, output: Tensor) -> Tensor:
-            if not isinstance(output, Tensor) or output.ndim != 4:
-                raise ValueError(
-                    "a target layer must put out [image, channel, row, column]; "
-                    f"{type(self.target_layers[index]).__name__} does not"
-                )
+            require_tensor(
+                output, f"{type(self.target_layers[index]).__name__} must put out a tensor"
+            )
+            output = output.clone()  # others may work in place on what the layer put out
             if self.uses_gradients and not output.requires_grad:
                 torch.set_grad_enabled(True)  # until the end of the run
                 shape = len(output), copies, *output.shape[1:]
-                outputs[index] = output.detach().unsqueeze(1).expand(shape).requires_grad_()
+                outputs[index] = output.unsqueeze(1).expand(shape).requires_grad_()
             else:
                 outputs[index] = output.unflatten(0, (-1, copies))
             return outputs[index].clone().flatten(0, 1)  # the layers above may work in place
 
-        with torch.set_grad_enabled(images.requires_grad), hooked(self.target_layers, keep):
+        reading = hooked(self.target_layers, keep, before_other_hooks)
+        with torch.set_grad_enabled(images.requires_grad), reading:
             features = self.model(images)
+        require_tensor(features, "the model must return an embedding [image, feature]")
         if len(outputs) < len(self.target_layers):
-            raise ValueError("a target layer takes no part in the model's forward pass")
+            raise ValueError(
+                "a target layer takes no part in the model's forward pass, or what replaced a "
+                "forward reaches it in a way that cannot be followed"
+            )
         return features, [outputs[index] for index in range(len(self.target_layers))]
 
     def smooth_maps(self, images: Tensor, directions: Tensor, eigen_smooth: bool) -> list[Maps]:
+        require_images(images)
         variants = []
         for mirrored in (False, True):
             seen = images.flip(-1) if mirrored else images
@@ -200,14 +263,58 @@ class ChannelwiseCAM(BaseCAM):
         target_layers: Sequence[nn.Module],
         use_cuda: bool = False,
         batch_size: int | None = None,
+        *,
+        reshape_transform: Callable[[Tensor], Tensor] | None = None,
     ):
-        super().__init__(model, target_layers, use_cuda)
+        super().__init__(model, target_layers, use_cuda, reshape_transform)
         self.batch_size = batch_size or self.usual_batch_size
 
     def batches(self, channels: Bool[Tensor, " channel"]) -> Iterable[Int[Tensor, " batch"]]:
         """The numbers of the channels that are true, with a progress bar if it takes long."""
         batches = channels.nonzero().flatten().split(self.batch_size)
         return tqdm(batches, desc=type(self).__name__, unit="batch", leave=False, delay=2)
+
+
+def embedding_model(model: nn.Module) -> nn.Module:
+    """The network that makes an embedding of images: the image encoder, if `model` is a CLIP."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(
+            "model must be a network that returns an embedding [image, feature], such as "
+            f"clip.visual; got {type_name(model)}"
+        )
+    visual = getattr(model, "visual", None)
+    return visual if isinstance(visual, nn.Module) else model
+
+
+def require_images(images: Tensor) -> None:
+    """Raise TypeError or ValueError unless `images` are a float tensor of some images."""
+    wanted = "images must be a float tensor [image, channel, height, width], as preprocess makes it"
+    require_tensor(images, wanted)
+    if images.ndim != 4 or not images.is_floating_point() or not len(images):
+        raise ValueError(f"{wanted}, of one image or more; got {images.dtype} {list(images.shape)}")
+
+
+def require_features(
+    features: Float[Tensor, "image feature"], directions: Float[Tensor, "image target feature"]
+) -> None:
+    """Raise ValueError unless features that the model returned can be compared with the targets."""
+    width = directions.shape[-1]
+    if features.ndim != 2 or features.shape[1] != width:
+        raise ValueError(
+            f"the model returns features {list(features.shape)}, which must be [image, feature] "
+            f"and as wide as the targets, {width}"
+        )
+    feature_lengths(features.detach())
+
+
+def scores_of(
+    features: Float[Tensor, "*batch feature"], directions: Float[Tensor, "target feature"]
+) -> Float[Tensor, "*batch target"]:
+    """Similarities of changed images: 0 where nothing is left of the features, so that they point
+    nowhere.
+    """
+    left = features.any(-1, keepdim=True)
+    return similarities(features.where(left, 1), directions) * left
 
 
 def principal_component(

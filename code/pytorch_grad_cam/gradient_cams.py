@@ -2,11 +2,12 @@
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
-from model import ModifiedResNet
+from checks import is_plain
+from model import AttentionPool2d, ModifiedResNet
 from objective import LOGIT_SCALE, objective_slopes
-from pytorch_grad_cam.base import BaseCAM, Maps, Record, principal_component
+from pytorch_grad_cam.base import BaseCAM, Maps, Record, principal_component, require_features
 
 Weights = Float[Tensor, "image target channel #row #column"]
 
@@ -21,17 +22,30 @@ class GradCAM(BaseCAM):
 
     def explain(self, images: Tensor, directions: Tensor, eigen_smooth: bool) -> list[Maps]:
         model = self.model
-        if not isinstance(model, ModifiedResNet) or self.target_layers != [model.layer4[-1]]:
+        if not self.is_below_the_pool():
             return super().explain(images, directions, eigen_smooth)
         x = model.trunk(images)
         shifts = x.new_zeros(*directions.shape[:2], x.shape[1]).requires_grad_()
         with torch.enable_grad():
             features = model.attnpool(x, shifts)
+        require_features(features[:, 0], directions)
         slopes = objective_slopes(features[:, 0].detach(), directions).transpose(0, 1)
         weights = torch.autograd.grad(features, shifts, slopes)[0] / x[0, 0].numel()
         activations = x.unsqueeze(1).to(directions)
         weights = weights.to(directions)[..., None, None]
-        return [self.combine(weights, activations, eigen_smooth).relu()]
+        return [self.combine(weights, activations, eigen_smooth)]
+
+    def is_below_the_pool(self) -> bool:
+        """Whether nothing but CLIP's own attention pool follows the target layer."""
+        model = self.model
+        return (
+            isinstance(model, ModifiedResNet)
+            and is_plain(model)
+            and isinstance(model.attnpool, AttentionPool2d)
+            and isinstance(model.layer4, nn.Sequential)
+            and self.target_layers == [model.layer4[-1]]
+            and self.reshape_transform is None
+        )
 
     def weights(self, record: Record) -> Weights:
         return record.gradients.mean((-2, -1), keepdim=True)

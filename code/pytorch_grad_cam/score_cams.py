@@ -1,14 +1,13 @@
 """CAMs that weigh a channel by the similarity of the image as seen through it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from objective import similarities
-from pytorch_grad_cam.base import ChannelwiseCAM, Record
+from pytorch_grad_cam.base import ChannelwiseCAM, Record, scores_of
 
 
 class ScoreCAM(ChannelwiseCAM):
@@ -40,7 +39,7 @@ class ScoreCAM(ChannelwiseCAM):
         image, directions = record.images[index], record.directions[index]
         channels = record.activations[index, 0]
         seen = channels.flatten(1).amax(1) > channels.flatten(1).amin(1)
-        blank = similarities(self.model(torch.zeros_like(image)[None]), directions)
+        blank = scores_of(self.model(torch.zeros_like(image)[None]), directions)
         scores = blank.T.repeat(1, len(channels))
         for batch in self.batches(wanted & seen):
             masks = F.interpolate(
@@ -48,7 +47,7 @@ class ScoreCAM(ChannelwiseCAM):
             )
             low, high = masks.amin((-2, -1), keepdim=True), masks.amax((-2, -1), keepdim=True)
             masks = ((masks - low) / (high - low)).to(image)
-            scores[:, batch] = similarities(self.model(image * masks), directions).T
+            scores[:, batch] = scores_of(self.model(image * masks), directions).T
         return scores
 
 
@@ -69,8 +68,12 @@ class GScoreCAM(ScoreCAM):
         use_cuda: bool = False,
         batch_size: int | None = None,
         topk: int = 300,
+        *,
+        reshape_transform: Callable[[Tensor], Tensor] | None = None,
     ):
-        super().__init__(model, target_layers, use_cuda, batch_size)
+        super().__init__(
+            model, target_layers, use_cuda, batch_size, reshape_transform=reshape_transform
+        )
         self.topk = topk
 
     def channels(self, record: Record) -> Bool[Tensor, "image target channel"]:

@@ -1,0 +1,70 @@
+"""Texts are encoded wherever their tokens are, and by programs made of the model."""
+
+import pytest
+import torch
+from torch import nn
+
+from clip_ import tokenize
+from model import CLIP
+from small_clip import TEXT, small_vit
+
+SHORT = tokenize(["a cow"])
+LONG = tokenize(["a cow and two sheep on the grass below a wood"])
+
+
+class TextTower(nn.Module):
+    def __init__(self, model: CLIP):
+        super().__init__()
+        self.model = model
+
+    def forward(self, tokens):
+        return self.model.encode_text(tokens)
+
+
+@pytest.fixture(scope="module")
+def tower():
+    return TextTower(small_vit()).eval()
+
+
+EXPORTS = {
+    "torch.export": lambda tower: torch.export.export(tower, (SHORT,)).module(),
+    "torch.jit.trace": lambda tower: torch.jit.trace(tower, (SHORT,)),
+    "torch.compile": lambda tower: torch.compile(tower, backend="eager", fullgraph=True),
+}
+
+
+@pytest.mark.parametrize("name", EXPORTS)
+def test_a_program_made_with_a_short_text_reads_a_long_one(tower, name):
+    with torch.no_grad():
+        program = EXPORTS[name](tower)
+        assert program(SHORT).shape == (1, 16)
+        torch.testing.assert_close(program(LONG), tower(LONG), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["torch.export", "torch.jit.trace"])
+def test_a_program_is_made_with_gradients_enabled_too(tower, name):
+    program = EXPORTS[name](tower)
+    torch.testing.assert_close(program(LONG), tower(LONG), rtol=1e-4, atol=1e-5)
+    assert all(block.attn_grad is None for block in tower.model.transformer.resblocks)
+
+
+@pytest.mark.parametrize("grad", [False, True])
+def test_tokens_go_to_the_device_of_the_model(grad):
+    with torch.device("meta"):
+        model = CLIP(16, 32, 1, 128, 8, vocab_size=49408, **TEXT).eval()
+    with torch.set_grad_enabled(grad):
+        features = model.encode_text(SHORT)
+    assert features.device.type == "meta"
+    assert features.shape == (1, 16)
+
+
+def test_a_hook_on_a_block_sees_whole_texts(tower):
+    """A block that is changed may read what follows the end."""
+    lengths = []
+    handle = tower.model.transformer.resblocks[0].register_forward_hook(
+        lambda module, inputs, output: lengths.append(output.shape[1])
+    )
+    with torch.no_grad():
+        tower(SHORT)
+        handle.remove()
+    assert lengths == [77]

@@ -1,0 +1,357 @@
+"""Hooks, adapters and modules of other classes change maps as they change features.
+
+The reference is plain autograd through the model as it then is: no method may take a way around.
+"""
+
+import copy
+import itertools
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from checks import is_plain
+from conftest import noise
+from model import ResidualAttentionBlock, VisionTransformer
+from saliency import block_maps, relevance_maps
+from vit_methods import METHODS
+from vit_oracles import ORACLES, cosine
+
+every_method = pytest.mark.parametrize("method", METHODS)
+PLACES = {
+    "the first block": lambda visual: visual.transformer.resblocks[0],
+    "the last block": lambda visual: visual.transformer.resblocks[-1],
+    "attention": lambda visual: visual.transformer.resblocks[1].attn,
+    "an output projection": lambda visual: visual.transformer.resblocks[3].attn.out_proj,
+    "a normalisation before attention": lambda visual: visual.transformer.resblocks[3].ln_1,
+    "a normalisation before the MLP": lambda visual: visual.transformer.resblocks[1].ln_2,
+    "an MLP": lambda visual: visual.transformer.resblocks[3].mlp,
+    "a layer of an MLP": lambda visual: visual.transformer.resblocks[0].mlp.c_fc,
+    "the convolution": lambda visual: visual.conv1,
+    "the first normalisation": lambda visual: visual.ln_pre,
+    "the last normalisation": lambda visual: visual.ln_post,
+    "the transformer": lambda visual: visual.transformer,
+    "the encoder": lambda visual: visual,
+}
+
+
+class Adapter(nn.Module):
+    """A layer with a low-rank addition, as LoRA replaces layers."""
+
+    def __init__(self, base: nn.Linear):
+        super().__init__()
+        self.base_layer, self.in_features = base, base.in_features
+        self.down, self.up = noise(2, base.in_features), noise(base.out_features, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.base_layer(x) + 0.1 * x @ self.down.T @ self.up.T
+
+
+class Wrapped(nn.Module):
+    def __init__(self, inner: nn.Module):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x).roll(1, -1)
+
+
+class OtherBlock(ResidualAttentionBlock):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) - 0.5 * x
+
+
+class OtherEncoder(VisionTransformer):
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(images).tanh()
+
+
+class Permuted(nn.Module):
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight.roll(1, 0)
+
+
+def replace_forward(module: nn.Module) -> None:
+    forward = module.forward
+    module.forward = lambda *inputs: forward(*inputs).roll(1, -1)
+
+
+def replace_block(visual: VisionTransformer, change: Callable) -> None:
+    visual.transformer.resblocks[2] = change(visual.transformer.resblocks[2])
+
+
+def give_class(module: nn.Module, kind: type) -> None:
+    module.__class__ = kind
+
+
+def at_places(change: Callable[[nn.Module], None]) -> dict:
+    return {place: lambda visual, find=find: change(find(visual)) for place, find in PLACES.items()}
+
+
+def rolled(_module: nn.Module, _inputs: tuple, output: Tensor) -> Tensor:
+    return output.roll(1, -1)
+
+
+def rolled_before(_module: nn.Module, inputs: tuple) -> tuple:
+    return inputs[0].roll(1, -1), *inputs[1:]
+
+
+CHANGES = {
+    **{
+        f"hook on {place}": change
+        for place, change in at_places(lambda m: m.register_forward_hook(rolled)).items()
+    },
+    **{
+        f"pre-hook on {place}": change
+        for place, change in at_places(lambda m: m.register_forward_pre_hook(rolled_before)).items()
+    },
+    **{f"forward of {place}": change for place, change in at_places(replace_forward).items()},
+    "a block switched off": lambda visual: visual.transformer.resblocks[2].register_forward_hook(
+        lambda module, inputs, output: inputs[0]
+    ),
+    "the last block switched off": lambda visual: visual.transformer.resblocks[
+        3
+    ].register_forward_hook(lambda module, inputs, output: inputs[0]),
+    "a block of another class": lambda visual: give_class(
+        visual.transformer.resblocks[2], OtherBlock
+    ),
+    "an encoder of another class": lambda visual: give_class(visual, OtherEncoder),
+    "a wrapped block": lambda visual: replace_block(visual, Wrapped),
+    "a wrapped transformer": lambda visual: setattr(
+        visual, "transformer", Wrapped(visual.transformer)
+    ),
+    "LoRA on an output projection": lambda visual: setattr(
+        visual.transformer.resblocks[3].attn,
+        "out_proj",
+        Adapter(visual.transformer.resblocks[3].attn.out_proj),
+    ),
+    "LoRA on an MLP": lambda visual: setattr(
+        visual.transformer.resblocks[1].mlp,
+        "c_fc",
+        Adapter(visual.transformer.resblocks[1].mlp.c_fc),
+    ),
+    "a parametrisation of queries, keys and values": lambda visual: (
+        parametrize.register_parametrization(
+            visual.transformer.resblocks[3].attn, "in_proj_weight", Permuted()
+        )
+    ),
+    "a parametrisation of the last projection": lambda visual: parametrize.register_parametrization(
+        visual, "proj", Permuted()
+    ),
+    "a gradient that is changed on the way back": lambda visual: visual.transformer.resblocks[
+        2
+    ].register_full_backward_hook(lambda module, inputs, outputs: (inputs[0].roll(1, -1),)),
+}
+
+
+def recorded_blocks(visual: nn.Module, image: Tensor, target: Tensor) -> list:
+    """As in `vit_oracles`, wherever the blocks are; no gradient is one of zeros."""
+    cosine(target)(visual(image.unsqueeze(0))).backward()
+    visual.zero_grad()
+    blocks = [block for block in visual.modules() if isinstance(block, ResidualAttentionBlock)]
+    return [
+        (
+            block.attn_probs,
+            torch.zeros_like(block.attn_probs) if block.attn_grad is None else block.attn_grad,
+        )
+        for block in blocks
+    ]
+
+
+def changed(visual: VisionTransformer, change: str) -> VisionTransformer:
+    visual = copy.deepcopy(visual)
+    CHANGES[change](visual)
+    return visual
+
+
+@pytest.fixture(scope="module")
+def before(clip, images, targets):
+    return {method: relevance_maps(clip, images, targets, method) for method in METHODS}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_maps_are_those_of_the_model_as_it_runs(visual, images, targets, before, change):
+    other = changed(visual, change)
+    assert not is_plain(other)
+    blocks = [[recorded_blocks(other, image, target) for target in targets] for image in images]
+    for method in METHODS:
+        maps = relevance_maps(other, images, targets, method)
+        if "on the way back" not in change or method == "all grads":
+            assert not torch.allclose(maps, before[method], rtol=1e-3, atol=0)
+        for i, k in itertools.product(range(2), range(3)):
+            expected = ORACLES[method](blocks[i][k])[1:].reshape(4, 4)
+            torch.testing.assert_close(maps[i, k], expected, rtol=1e-8, atol=1e-14)
+
+
+@every_method
+def test_frozen_models_as_well(visual, images, targets, method):
+    other = changed(visual, "LoRA on an MLP")
+    maps = relevance_maps(other, images, targets, method)
+    frozen = relevance_maps(other.requires_grad_(False), images, targets, method)
+    torch.testing.assert_close(frozen, maps, rtol=1e-9, atol=1e-15)
+
+
+@every_method
+def test_a_hook_on_all_modules_counts_too(visual, images, targets, method):
+    def on_normalisations(module, inputs, output):
+        return output.roll(1, -1) if isinstance(module, nn.LayerNorm) else None
+
+    before = relevance_maps(visual, images, targets, method)
+    handle = nn.modules.module.register_module_forward_hook(on_normalisations)
+    try:
+        maps = relevance_maps(visual, images, targets, method)
+        blocks = recorded_blocks(visual, images[0], targets[0])
+    finally:
+        handle.remove()
+    expected = ORACLES[method](blocks)[1:].reshape(4, 4)
+    torch.testing.assert_close(maps[0, 0], expected, rtol=1e-8, atol=1e-14)
+    assert not torch.allclose(maps, before, rtol=1e-3)
+
+
+@every_method
+@pytest.mark.parametrize("start_block", [1, -1])
+def test_hooks_that_only_look_change_nothing(visual, images, targets, method, start_block):
+    expected = relevance_maps(
+        visual, images, targets, method, negative=True, start_block=start_block
+    )
+    shapes = []
+    for place in PLACES.values():
+        place(visual).register_forward_hook(lambda m, i, output: shapes.append(output.shape))
+    maps = relevance_maps(visual, images, targets, method, negative=True, start_block=start_block)
+    torch.testing.assert_close(maps, expected, rtol=1e-9, atol=1e-15)
+    assert len(shapes) >= len(PLACES)
+
+
+@pytest.mark.parametrize("grad", [False, True])
+def test_block_maps_are_those_of_the_model_as_it_runs(visual, images, targets, grad):
+    other = changed(visual, "a wrapped block")
+    maps = block_maps(other, images, targets, grad, start_block=1)
+    blocks = recorded_blocks(other, images[1], targets[2])
+    for block, found in zip(blocks[1:], maps[:, 1, 2], strict=True):
+        expected = block[grad].mean(0)[0, 1:].reshape(4, 4)
+        torch.testing.assert_close(found, expected, rtol=1e-8, atol=1e-14)
+
+
+def test_training_mode_changes_nothing_where_nothing_is_drawn(visual, images, targets):
+    other = changed(visual, "a wrapped block")
+    maps = relevance_maps(other, images, targets, "all grads")
+    assert torch.equal(relevance_maps(other.train(), images, targets, "all grads"), maps)
+
+
+def test_the_model_is_left_as_it_was(visual, images, targets):
+    other = changed(visual, "hook on the last block").train()
+    before = {name: value.clone() for name, value in other.state_dict().items()}
+    for method in METHODS:
+        relevance_maps(other, images, targets, method)
+    assert other.training
+    assert all(parameter.grad is None for parameter in other.parameters())
+    assert len(other.transformer.resblocks[-1]._forward_hooks) == 1
+    assert all(torch.equal(value, before[name]) for name, value in other.state_dict().items())
+    assert all(block.attn_probs is None for block in other.transformer.resblocks)
+
+
+def test_threads_read_each_their_own_attention(visual):
+    other = changed(visual, "hook on the last block")
+    many, target = noise(8, 1, 3, 32, 32), noise(1, 16)
+    expected = [relevance_maps(other, image, target, "all grads") for image in many]
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda i: relevance_maps(other, i, target, "all grads"), many))
+    for result, reference in zip(found, expected, strict=True):
+        torch.testing.assert_close(result, reference, rtol=1e-10, atol=1e-14)
+
+
+# What cannot be read is refused
+
+
+class OwnAttention(nn.Module):
+    """A block that computes attention by itself."""
+
+    def __init__(self, _block: nn.Module):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(128, 2, batch_first=True, dtype=torch.float64)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.attention(x, x, x)[0]
+
+
+class Twice(Wrapped):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(self.inner(x))
+
+
+class WithDropout(Wrapped):
+    def __init__(self, inner: nn.Module):
+        super().__init__(inner)
+        self.dropout = nn.Dropout(0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.dropout(self.inner(x))
+
+
+def drop_tokens(visual: VisionTransformer) -> None:
+    visual.transformer.resblocks[1].register_forward_hook(lambda m, i, output: output[:, :9])
+
+
+REFUSED = {
+    "attention of its own": (lambda v: replace_block(v, OwnAttention), "block 2 does not"),
+    "no attention": (lambda v: replace_block(v, lambda _: nn.Identity()), "block 2 does not"),
+    "attention twice": (lambda v: replace_block(v, Twice), "once"),
+    "fewer tokens": (drop_tokens, "block 2 .* images of 17 tokens"),
+    "dropout": (lambda v: replace_block(v, WithDropout), r"Dropout.*model.eval\(\)"),
+    "another transformer": (
+        lambda v: setattr(v, "transformer", nn.Sequential(*v.transformer.resblocks)),
+        "Sequential.*cannot be read",
+    ),
+    "no gradient": (
+        lambda v: v.register_forward_hook(lambda m, i, output: output.detach()),
+        "do not depend on the attention",
+    ),
+}
+
+
+@every_method
+@pytest.mark.parametrize("case", REFUSED)
+def test_where_attention_cannot_be_read_there_is_no_map(visual, images, targets, method, case):
+    change, message = REFUSED[case]
+    change(visual)
+    with pytest.raises(ValueError, match=message):
+        relevance_maps(visual, images, targets, method)
+    with torch.no_grad():
+        visual(images)  # still runs, and is not recorded
+
+
+def test_dropout_in_evaluation_mode_is_explained(visual, images, targets):
+    replace_block(visual, WithDropout)
+    relevance_maps(visual.eval(), images, targets)
+
+
+# What is plain
+
+
+@every_method
+def test_what_torch_compile_returns_is_explained_as_its_module(visual, images, targets, method):
+    expected = relevance_maps(visual, images, targets, method)
+    compiled = torch.compile(visual, backend="eager")
+    assert torch.equal(relevance_maps(compiled, images, targets, method), expected)
+    blocks = visual.transformer.resblocks
+    for index, block in enumerate(blocks):
+        blocks[index] = torch.compile(block, backend="eager")
+    assert torch.equal(relevance_maps(visual, images, targets, method), expected)
+
+
+@every_method
+def test_a_model_may_have_lost_its_last_blocks(visual, images, targets, method):
+    visual.transformer.resblocks = visual.transformer.resblocks[:3]
+    maps = relevance_maps(visual, images, targets, method, start_block=-3)
+    blocks = recorded_blocks(visual, images[0], targets[0])
+    expected = ORACLES[method](blocks)[1:].reshape(4, 4)
+    torch.testing.assert_close(maps[0, 0], expected, rtol=1e-8, atol=1e-14)
+
+
+def test_our_networks_are_plain_and_their_shortcuts_are_taken(visual, images, targets, monkeypatch):
+    assert is_plain(visual)
+    monkeypatch.setattr(VisionTransformer, "__call__", None)
+    relevance_maps(visual, images, targets)
