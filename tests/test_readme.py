@@ -1,15 +1,21 @@
-"""What the READMEs link to and show is there."""
+"""What the READMEs link to and show is there, and what they say to run runs."""
 
+import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 from urllib.parse import unquote
 
+import fresh_clone
 import pytest
 
 ROOT = Path(__file__).parent.parent
 sys.path.append(str(ROOT / "report"))
-PAGES = ["README.md", "Images/README.md", "code/embedded/README.md"]
+PAGES = [
+    *("README.md", "SECURITY.md", "Images/README.md", "code/embedded/README.md"),
+    "tests/README.md",
+]
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -47,3 +53,43 @@ def test_every_make_target_has_one_recipe():
     called = re.findall(r"(?m)^make ([a-z-]+)", (ROOT / ".ci" / "run").read_text())
     assert called
     assert set(called) <= set(recipes)
+
+
+def test_python_of_the_page_runs_as_it_stands_from_top_to_bottom():
+    page = (ROOT / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    scenes = (ROOT / "code" / "embedded" / "README.md").read_text(encoding="utf-8")
+    blocks += re.findall(r"```python\n(.*?)```", scenes, re.DOTALL)
+    assert len(blocks) > 3
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    shapes = "print([list(one.shape) for one in maps], image.shape, scene.image.shape)"
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join([*blocks, shapes])],
+        cwd=ROOT,
+        env=env | {"MPLBACKEND": "Agg"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stderr == ""
+    assert done.stdout.strip() == "[[2, 3, 14, 14]] torch.Size([1, 3, 224, 224]) (224, 224, 3)"
+
+
+def test_every_command_of_the_page_is_run_in_a_fresh_clone_or_left_out_on_purpose():
+    assert fresh_clone.commands(ROOT / "README.md") == list(fresh_clone.COMMANDS)
+
+
+def test_options_of_the_page_are_those_of_its_commands():
+    for command in fresh_clone.COMMANDS:
+        script = re.search(r"python (?:-m )?(\S+)", command)
+        if script:
+            name = script[1].replace("evaluation", "code/evaluation/__main__.py")
+            source = (ROOT / name).read_text(encoding="utf-8")
+            assert all(f'"{option}"' in source for option in re.findall(r"--\w+", command))
+
+
+def test_models_come_before_results_and_words_are_explained_before_tables_use_them():
+    page = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert page.index("\n## Models") < page.index("\n## Results")
+    for word in ("pointing", "energy", "forwards"):
+        in_a_table = re.search(rf"(?m)^\|.*{word}", page).start()
+        assert page.lower().index(f"*{word}*") < in_a_table

@@ -17,7 +17,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE.parents[1] / "code"), str(HERE.parent), str(HERE)]
+CODE = HERE.parents[1] / "code"
+sys.path[:0] = map(str, (CODE, CODE / "notebooks", HERE.parent, HERE))
 
 import matplotlib  # noqa: E402
 import torch  # noqa: E402

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import downloads
+import full_disks
 import fuzzed_calls
 import fuzzed_files
 import laws
@@ -48,5 +49,6 @@ CHECKS = {
         Check(downloads.unreliable_servers, 160, 16),
         Check(downloads.servers_that_never_end, 2, 0),
         Check(downloads.two_at_once, 20, 1),
+        Check(full_disks.full_disks, 1_000, 16),
     )
 }

@@ -189,41 +189,49 @@ def options(tally: Tally, cases: int) -> None:
     """Models, methods, layers and blocks: those that fit, those of others, and anything else."""
     vit, resnet = clip("ViT"), clip("RN")
     image, large, target = torch.ones(1, 3, 32, 32), torch.ones(1, 3, 64, 64), torch.ones(1, 16)
-    layer = resnet.visual.layer4[-1]
-    vits, resnets = st.sampled_from([vit, vit.visual]), st.sampled_from([resnet, resnet.visual])
-    cams, strange = st.sampled_from(list(CAMS.values())[:4]), st.just(torch.nn.Linear(2, 2))
-    models = st.one_of(vits, resnets, strange)
-    other = st.one_of(models, cams, st.just([layer]), junk)
-    names = st.sampled_from([*methods(vit), *methods(resnet)])
-    blocks = st.one_of(st.integers(-6, 6), st.floats(-2, 2))
-
-    def call_cam(cam, model, layers, encoding):
-        return cam(model=model, target_layers=layers)(large, encoding)
+    layer, some_cams = resnet.visual.layer4[-1], list(CAMS.values())[:4]
+    models = vit, vit.visual, resnet, resnet.visual, torch.nn.Linear(2, 2)
 
     def call_maps(model, method, negative, block):
-        options = {"negative": negative, "start_block": block}
-        return relevance_maps(model, image, target, method, **options)
+        chosen = {"negative": negative, "start_block": block}
+        return relevance_maps(model, image, target, method, **chosen)
 
+    def call_vit(model, method):
+        return vit_relevance(image, target, model, "cpu", method)
+
+    def call_block(model, block):
+        return vit_block_vis(image, target, model, block, "cpu")
+
+    def call_resnet(model, cam):
+        return rn_relevance(large, target, model, cam, "cpu")
+
+    def call_cam(cam, layers, encoding):
+        return cam(model=resnet.visual, target_layers=layers)(large, encoding)
+
+    def usually(*fitting) -> st.SearchStrategy:
+        other = st.one_of(st.sampled_from([*models, *some_cams, [layer]]), junk)
+        return mostly(st.sampled_from(fitting), other)
+
+    vits, resnets = usually(vit, vit.visual), usually(resnet, resnet.visual)
+    blocks = mostly(st.integers(-6, 6), st.one_of(st.floats(-2, 2), junk))
     functions = {
-        call_maps: (vits, st.sampled_from(list(methods(vit))), st.booleans(), blocks),
-        lambda model, method: vit_relevance(image, target, model, "cpu", method): (vits, names),
-        lambda model, cam: rn_relevance(large, target, model, cam, "cpu"): (resnets, cams),
-        lambda model, block: vit_block_vis(image, target, model, block, "cpu"): (vits, blocks),
+        call_maps: (vits, usually(*methods(vit)), st.booleans(), blocks),
+        call_vit: (vits, usually(*methods(vit), *methods(resnet))),
+        call_block: (vits, blocks),
+        call_resnet: (resnets, usually(*some_cams)),
         call_cam: (
-            cams,
-            st.just(resnet.visual),
-            st.sampled_from([[layer], layer, [resnet.visual.layer2], [resnet.visual.attnpool], []]),
-            st.just(target),
+            st.sampled_from(some_cams),
+            usually([layer], layer, [resnet.visual.layer2], [resnet.visual.attnpool], []),
+            usually(target),
         ),
     }
 
-    @for_all(cases, chosen=st.integers(0, len(functions) - 1), data=st.data())
+    @for_all(cases, chosen=st.sampled_from(list(functions)), data=st.data())
     def judge(chosen, data):
-        function, meant = list(functions.items())[chosen]
-        given = [data.draw(mostly(one, other)) for one in meant]
-        said = f"{function.__code__.co_varnames[: len(given)]} = {described(*given)}"
+        given = [data.draw(one) for one in functions[chosen]]
+        said = f"{chosen.__name__}: {described(*given)}"
         modes = vit.training, resnet.training
-        tally.judge(said, partial(function, *given))
+        tally.judge(said, partial(chosen, *given))
         if modes != (vit.training, resnet.training):
             tally.wrong.append(f"{said}: leaves the model in another mode")
 
