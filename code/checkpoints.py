@@ -83,7 +83,7 @@ OTHER_LAYOUTS = {  # a part of a name, and what it tells
 }
 REPEATS = 10  # so many times may a file's tensors refer to the same bytes
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
-MANY = 10_000  # modules; the largest CLIPs have about 2,000
+MANY = 100_000  # attributes of modules; the largest CLIPs have about 10,000
 
 
 class CheckpointError(RuntimeError, ValueError):
@@ -334,11 +334,12 @@ def module_tensors(root: Module) -> Iterator[tuple[str, Stored]]:
     can write files, and is deprecated. But an archive holds the tree of modules, each the pickled
     dict of its attributes, as `tensor_pickles` reads it.
     """
-    modules = [("", root)]
+    modules, attributes = [("", root)], 0
     for prefix, module in modules:  # which grows meanwhile
-        if len(modules) > MANY or len(prefix) > 1000:
+        attributes += len(module.attributes)
+        if attributes > MANY or len(prefix) > 1000:
             raise ValueError("a tree of modules without end")
-        for name, value in module.items():
+        for name, value in module.attributes.items():
             if isinstance(value, Module):
                 modules.append((f"{prefix}{name}.", value))
             # Parameters cannot be told from other tensors; a CLIP has one other, its mask.

@@ -1,6 +1,5 @@
 """What would make a map wrong without a word is refused where it enters, or kept away."""
 
-from argparse import ArgumentTypeError
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -13,6 +12,8 @@ from torch.nn.modules import module as module_internals
 def require_finite(values: Tensor | np.ndarray, what: str) -> None:
     """Raise ValueError if there is NaN or infinity among `values`; `what` names them, plural."""
     values = torch.as_tensor(values)
+    if values.sum().isfinite():  # one of them would have spoilt the sum
+        return
     wrong = int((~values.isfinite()).sum())
     if wrong:
         raise ValueError(f"{what} hold NaN or infinity ({wrong:,} of {values.numel():,} values)")
@@ -52,15 +53,12 @@ def is_plain(module: nn.Module) -> bool:
 
 
 def _is_plain(module: nn.Module) -> bool:
+    hooks = module._forward_hooks, module._forward_pre_hooks
+    if any(hooks) or module._backward_hooks or module._backward_pre_hooks:
+        return False
     kind = type(module)
-    hooks = (
-        module._forward_hooks
-        or module._forward_pre_hooks
-        or module._backward_hooks
-        or module._backward_pre_hooks
-    )
-    if hooks or kind.__module__ == "torch._dynamo.eval_frame":
-        return not hooks
+    if kind.__module__ == "torch._dynamo.eval_frame":
+        return True
     known = kind.__module__ == "model" or kind.__module__.startswith("torch.nn.modules.")
     return known and kind.forward.__module__ == kind.__module__ and "forward" not in vars(module)
 
@@ -74,10 +72,3 @@ def undisturbed(device: torch.device) -> Iterator[None]:
     """
     with torch.inference_mode(False), torch.autocast(device.type, enabled=False):
         yield
-
-
-def at_least_one(text: str) -> int:
-    """A number of something to be measured, as a command's argument."""
-    if not text.isdecimal() or int(text) < 1:
-        raise ArgumentTypeError(f"must be a whole number, 1 or more; got {text!r}")
-    return int(text)

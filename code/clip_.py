@@ -73,7 +73,7 @@ def load(
             "jit=True: a TorchScript model cannot be explained, its attention cannot be recorded; "
             "load with jit=False"
         )
-    require_options(activation, heads)
+    require_options(name, activation, heads)
     device = torch.device(device)
     checkpoint = checkpoints.read(name, download_root)
     with checkpoints.errors_of(checkpoint.path):
@@ -222,7 +222,8 @@ def similarity_score(
     image: Float[Tensor, "1 3 height width"],
     target_features: Float[Tensor, "1 feature"],
 ) -> Float[Tensor, ""]:
-    """100 times the cosine of the image's features and the target's; differentiable.
+    """100 times the cosine of the image's features and the target's; differentiable, and without
+    autocast.
 
     Raises TypeError or ValueError unless there is one finite image and one finite, non-zero target
     of its width.
@@ -232,7 +233,8 @@ def similarity_score(
     if isinstance(target_features, Tensor) and target_features.ndim == 1:
         target_features = target_features.unsqueeze(0)
     require_targets(target_features)
-    features = clip_model.encode_image(image)
+    with torch.autocast(image.device.type, enabled=False):
+        features = clip_model.encode_image(image)
     target = target_features.to(features.device)
     if len(features) != 1 or target.shape != features.shape:
         raise ValueError(

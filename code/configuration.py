@@ -7,7 +7,7 @@ and maps look like any other. So a checkpoint is computed only if both are known
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from checkpoints import Checkpoint, CheckpointError
+from checkpoints import EMBEDDED, OFFICIAL, Checkpoint, CheckpointError
 from model import ACTIVATIONS, HEAD_WIDTH, architecture, divisors
 
 Heads = int | tuple[int, int]
@@ -57,10 +57,14 @@ class Configuration(NamedTuple):
         return self.image_heads, self.text_heads
 
 
-def require_options(activation: Any, heads: Any) -> None:
-    """Raise ValueError for an activation or heads that no checkpoint has."""
+def require_options(name: Any, activation: Any, heads: Any) -> None:
+    """Raise ValueError for options that no checkpoint has, or not the model called `name`."""
     if activation is not None and activation not in ACTIVATIONS:
         raise ValueError(f"activation must be one of {list(ACTIVATIONS)}, got {activation!r}")
+    if str(name) in (*EMBEDDED, *OFFICIAL) and activation not in (None, "quickgelu"):
+        raise CheckpointError(
+            f"{name}: activation {activation!r} contradicts what is known of the model, 'quickgelu'"
+        )
     pair = heads if isinstance(heads, tuple | list) else (heads, heads)
     if heads is not None and not (len(pair) == 2 and all(type(n) is int and n > 0 for n in pair)):
         raise ValueError(

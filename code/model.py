@@ -65,7 +65,7 @@ class Attention(nn.Module):
         """Cut projected tokens (one, two or three projections wide) into heads."""
         parts = x.shape[-1] // self.out_proj.in_features
         x = x.unflatten(-1, (parts, self.heads, -1))
-        return tuple(x.permute(2, 0, 3, 1, 4))
+        return x.permute(2, 0, 3, 1, 4).unbind()
 
     def queries_keys_values(
         self, x: Float[Tensor, "batch token width"]
@@ -139,15 +139,14 @@ class ResidualAttentionBlock(nn.Module):
             self.recorded.gradient = gradient
 
     def forward(self, x: Float[Tensor, "batch token width"]) -> Float[Tensor, "batch token width"]:
-        return self.think(x + self.attn(self.ln_1(x), self.attend))
+        x = x + self.attn(self.ln_1(x), self.attend)
+        return x + self.mlp(self.ln_2(x))
 
     def finish(
         self, x: Float[Tensor, "batch token width"], mixed: Float[Tensor, "batch head token depth"]
     ) -> Float[Tensor, "batch token width"]:
         """What follows the attention: `mixed` are the values as each token's heads mix them."""
-        return self.think(x + self.attn.merge(mixed))
-
-    def think(self, x: Float[Tensor, "batch token width"]) -> Float[Tensor, "batch token width"]:
+        x = x + self.attn.merge(mixed)
         return x + self.mlp(self.ln_2(x))
 
     def attend(
@@ -284,12 +283,12 @@ def require_token_ids(text: Tensor, vocabulary: int, longest: int) -> None:
     """Raise TypeError or ValueError unless `text` is what `tokenize` makes for this model."""
     wanted = 'texts are given as token ids [text, token], encode_text(tokenize(["a horse"]))'
     require_tensor(text, wanted)
+    if not has_values(text):
+        return
     if text.dtype not in (torch.int32, torch.int64) or text.ndim != 2 or not text.numel():
         raise ValueError(f"{wanted}; got {text.dtype} {list(text.shape)}")
     if text.shape[1] > longest:
         raise ValueError(f"this model reads {longest} tokens of a text; got {text.shape[1]}")
-    if not has_values(text):
-        return
     if text.min() < 0 or text.max() >= vocabulary:
         raise ValueError(
             f"token ids of this model are 0 to {vocabulary - 1}; got {text.min()} to {text.max()}"
@@ -356,7 +355,7 @@ class VisionTransformer(nn.Module):
         """What the first block reads: CLS, then the patches row by row."""
         grid = self.grid(images)
         patches = self.conv1(images.to(self.conv1.weight.dtype)).flatten(2).mT
-        cls = self.class_embedding.expand(len(patches), 1, -1)
+        cls = self.class_embedding.expand(patches.shape[0], 1, -1)
         return self.ln_pre(
             torch.cat([cls, patches], 1) + fit_positions(self.positional_embedding, grid)
         )
@@ -637,7 +636,7 @@ class CLIP(nn.Module):
             text = text[:, : int(end.max()) + 1]
         x = self.token_embedding(text) + self.positional_embedding[: text.shape[1]]
         x = self.ln_final(self.transformer(x))
-        return x[torch.arange(len(x), device=x.device), end] @ self.text_projection
+        return x[torch.arange(x.shape[0], device=x.device), end] @ self.text_projection
 
     def forward(
         self, image: Float[Tensor, "image 3 height width"], text: Int[Tensor, "text token"]

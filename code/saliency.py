@@ -15,12 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from cams import CAMS
-from checks import (
-    require_differentiable,
-    require_finite,
-    type_name,
-    undisturbed,
-)
+from checks import require_differentiable, require_finite, type_name, undisturbed
 from maps import normalise_maps, resize_maps
 from model import ModifiedResNet, VisionTransformer
 from objective import for_each_image, target_directions

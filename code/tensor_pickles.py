@@ -61,7 +61,7 @@ class ForeignName(pickle.UnpicklingError):
 def reason(error: Exception) -> str:
     """What an error says, which may quote what a file holds, in brief."""
     text = str(error) or type(error).__name__
-    text = f"there is no {text}" if isinstance(error, KeyError) else text
+    text = f"KeyError: {text}" if isinstance(error, KeyError) else text
     return text if len(text) <= 300 else f"{text[:300]}..."
 
 
@@ -77,12 +77,16 @@ class Dict(dict):
         """What state dicts keep beside their tensors, the versions of modules, is not needed."""
 
 
-class Module(Dict):
-    """The attributes of a TorchScript object of any class."""
+class Module:
+    """A TorchScript object of any class."""
+
+    def __init__(self) -> None:
+        self.attributes = Dict()
 
     def fill(self, state: Any) -> None:
-        for name, value in state.items():
-            self[name] = value
+        if not isinstance(state, Dict):
+            raise pickle.UnpicklingError(f"a module whose state is not a dict but {kind(state)}")
+        self.attributes = state
 
 
 class Storage:
@@ -116,7 +120,7 @@ class Stored:
     def see(self, storage: Any, offset: Any, size: Any, stride: Any) -> "Stored":
         size, stride = whole(size), whole(stride)
         (offset,) = whole([offset])
-        if not isinstance(storage, Storage) or len(size) != len(stride) or len(size) > 64:
+        if not isinstance(storage, Storage) or len(size) != len(stride):
             raise pickle.UnpicklingError(
                 "a tensor without storage, or with other axes than strides"
             )
@@ -150,8 +154,10 @@ def kind(value: Any) -> str:
 
 
 def whole(numbers: Iterable[Any]) -> tuple[int, ...]:
-    """`numbers`, or an error if one is not whole or is negative."""
+    """`numbers`, or an error if one is not whole or is negative, or if they are many."""
     numbers = tuple(numbers)
+    if len(numbers) > 64:
+        raise pickle.UnpicklingError(f"a tensor with {len(numbers)} axes")
     if not all(isinstance(number, int) and 0 <= number < 2**63 for number in numbers):
         raise pickle.UnpicklingError("a size, stride or offset that is not a whole number from 0")
     return numbers
@@ -162,7 +168,8 @@ class Dtype:
 
     def __init__(self, name: Any, *_: Any):
         if not isinstance(name, str) or name not in NUMBERS:
-            raise pickle.UnpicklingError(f"arrays of {str(name)[:20]!r}, which are not numbers")
+            what = repr(name[:20]) if isinstance(name, str) else kind(name)
+            raise pickle.UnpicklingError(f"arrays of {what}, which are not numbers")
         self.torch = NUMBERS[name]
         self.swapped = False
 
@@ -221,13 +228,11 @@ def _array(*arguments: Any) -> Stored:
     return Stored().see(*array(*arguments))
 
 
-def _encode(known: dict[int, tuple[str, bytes]], text: Any, encoding: Any) -> bytes:
-    """Bytes as pickles hold them up to protocol 2; the same text, the same bytes."""
+def _encoded(text: Any, encoding: Any) -> bytes:
+    """Bytes, as they are pickled up to protocol 2."""
     if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
         raise pickle.UnpicklingError("bytes that are not encoded as pickle does")
-    if id(text) not in known:
-        known[id(text)] = text, text.encode("latin1")
-    return known[id(text)][1]
+    return text.encode("latin1")
 
 
 def _first(value: Any, *_: Any) -> Any:
@@ -247,14 +252,13 @@ def _storage(data: Any) -> Any:
 
 
 NAMES: dict[str, Name | torch.dtype] = {
-    "collections.OrderedDict": Name(lambda *_: Dict()),
+    "collections.OrderedDict": Name(lambda: Dict()),
     "builtins.bytes": Name(lambda: b""),
     "__builtin__.bytes": Name(lambda: b""),
     "torch._utils._rebuild_tensor": Name(_tensor),
     "torch._utils._rebuild_tensor_v2": Name(_tensor),
     "torch._utils._rebuild_parameter": Name(_first),
     "torch._utils._rebuild_meta_tensor_no_storage": Name(_meta),
-    "torch.storage._load_from_bytes": Name(_storage),
     "torch.Size": Name(_unused),
     "torch.device": Name(_unused),
     "numpy.ndarray": Name(_unused),  # an argument of `_reconstruct`
@@ -268,6 +272,16 @@ for _core in ("numpy.core", "numpy._core"):  # before and since NumPy 2
     NAMES[f"{_core}.numeric._frombuffer"] = Name(_array)
 
 
+ONCE = {("_codecs", "encode"): _encoded, ("torch.storage", "_load_from_bytes"): _storage}
+
+
+def _made_once(known: dict[int, tuple[Any, Any]], make: Callable, data: Any, *others: Any) -> Any:
+    """`make(data, ...)`, or what it made of the same data before."""
+    if id(data) not in known:
+        known[id(data)] = data, make(data, *others)
+    return known[id(data)][1]
+
+
 class Unpickler(pickle._Unpickler):
     """Reads a pickle whose names are those of `NAMES`.
 
@@ -279,22 +293,22 @@ class Unpickler(pickle._Unpickler):
         super().__init__(file)
         self.find_storage = find  # by its key, as `Storage` does
         self.storages: dict[str, Storage] = {}  # tensors may share one
-        self.encoded: dict[int, tuple[str, bytes]] = {}  # so may arrays
+        self.once: dict[int, tuple[Any, Any]] = {}  # what was made of bytes, which may be many
 
     def find_class(self, module: str, name: str) -> Any:
         if module.split(".")[0] == "__torch__":
             return Name(Module)
         if module == "torch.jit._pickle":  # typed lists and dicts: the value, then its type
             return Name(_first)
-        if (module, name) == ("_codecs", "encode"):  # bytes, up to protocol 2
-            return Name(partial(_encode, self.encoded))
+        if (module, name) in ONCE:
+            return Name(partial(_made_once, self.once, ONCE[module, name]))
         if f"{module}.{name}" not in NAMES:
             raise ForeignName(f"{module}.{name}"[:100])
         return NAMES[f"{module}.{name}"]
 
     def persistent_load(self, pid: Any) -> Storage:
-        kind, dtype, key, _, count, *view = pid
-        if kind != "storage" or not isinstance(dtype, torch.dtype) or not isinstance(key, str):
+        what, dtype, key, _, count, *view = pid
+        if what != "storage" or not isinstance(dtype, torch.dtype) or not isinstance(key, str):
             raise pickle.UnpicklingError("an unknown kind of storage")
         if view not in ([], [None]):
             raise pickle.UnpicklingError("a view of a storage, as before PyTorch 0.4")
@@ -313,7 +327,7 @@ class Unpickler(pickle._Unpickler):
 
     def load_fill(self) -> None:
         state = self.stack.pop()
-        if not isinstance(self.stack[-1], Dict | Stored | Dtype):
+        if not isinstance(self.stack[-1], Dict | Module | Stored | Dtype):
             raise pickle.UnpicklingError("a state for what has none")
         self.stack[-1].fill(state)
 

@@ -19,13 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from model import VisionTransformer
-from recording import (
-    Blocks,
-    is_as_written,
-    pairs_at_once,
-    record_all_queries,
-    record_cls_queries,
-)
+from recording import Blocks, is_as_written, pairs_at_once, record_all_queries, record_cls_queries
 
 Relevance = Float[Tensor, "image target token"]
 

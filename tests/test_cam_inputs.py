@@ -48,7 +48,7 @@ def targets():
 def test_a_pixel_that_is_no_number_is_refused(name, value, visual, images, targets):
     images = images.clone()
     images[1, 2, 30, 40] = value
-    with pytest.raises(ValueError, match="images hold NaN or infinity .1 of 24,576"):
+    with pytest.raises(ValueError, match=r"images hold NaN or infinity \(1 of 24,576"):
         relevance_maps(visual, images, targets, name)
     with pytest.raises(ValueError, match="images hold NaN or infinity"):
         CAMS[name](visual, [visual.layer4[-1]])(images, targets, aug_smooth=True)

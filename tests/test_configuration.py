@@ -174,6 +174,12 @@ def test_what_contradicts_the_known_is_refused(given, message):
         load("ViT-emoji", "cpu", **given)
 
 
+def test_what_contradicts_the_known_is_refused_before_a_download(tmp_path):
+    with pytest.raises(CheckpointError, match="contradicts what is known of the model"):
+        load("ViT-L/14", "cpu", download_root=tmp_path, activation="gelu")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_what_repeats_the_known_is_taken():
     model, _ = load("ViT-emoji", "cpu")
     heads = [

@@ -15,7 +15,7 @@ import torch
 from experiment import Experiment, choose, chosen_models, load_models, load_vit
 from matplotlib.figure import Figure
 from matplotlib.text import Text
-from measures import central_share, entropy, mean_map
+from measures import absent, central_share, entropy, mean_map
 from PIL import Image
 
 from evaluation.scene_sets import absent_concepts
@@ -358,6 +358,13 @@ def test_no_notebook_takes_endings_for_three_letters_long():
 def test_maps_that_hold_nan_are_not_measured(measure):
     with pytest.raises(ValueError, match="maps hold NaN or infinity"):
         measure(torch.full((2, 4, 4), torch.nan))
+
+
+def test_scenes_whose_objects_get_nothing_have_no_ratio(vit, monkeypatch):
+    given = torch.tensor([[2.0, 4.0, 1.5], [0.0, 0.0, 1.0]])[..., None, None]
+    monkeypatch.setattr(vit, "maps", lambda *_: given)
+    ratios = absent(vit, 2)
+    assert [found.tolist() for found in ratios.values()] == [[0.5]] * len(vit.methods)
 
 
 # Executing notebooks

@@ -1,5 +1,6 @@
 """Batches of pictures: from pickles that cannot run code, and from folders of images."""
 
+import functools
 import os
 import pickle
 import random
@@ -217,6 +218,8 @@ HOSTILE = {
     "a tensor with wide strides": tensor_of(0, (2,), (4,)),
     "a tensor without end": tensor_of(0, (2**40,), (0,)),
     "a state for a function": Says(torch.storage._load_from_bytes, b"", state={"a": 1}),
+    "a dtype without end": Says(np.dtype, functools.reduce(lambda a, _: [a, a], range(60), [])),
+    "an array of many axes": array_of((2**60,) * 10_000),
     "a state for a type": Says(np.dtype, "f4", state=(3, "no", None, None, None, -1, -1, 0)),
 }
 

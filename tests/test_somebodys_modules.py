@@ -253,6 +253,22 @@ def test_the_model_is_left_as_it_was(visual, images, targets):
     assert all(block.attn_probs is None for block in other.transformer.resblocks)
 
 
+@every_method
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_an_exception_in_the_middle_leaves_it_recording_as_before(
+    visual, images, targets, method, error
+):
+    def fail(*_):
+        raise error("in the middle")
+
+    handle = visual.transformer.resblocks[2].register_forward_hook(fail)
+    with pytest.raises(error, match="in the middle"):
+        relevance_maps(visual, images, targets, method)
+    handle.remove()
+    cosine(targets[0])(visual(images)).backward()
+    assert all(block.attn_grad.isfinite().all() for block in visual.transformer.resblocks)
+
+
 def test_threads_read_each_their_own_attention(visual):
     other = changed(visual, "hook on the last block")
     many, target = noise(8, 1, 3, 32, 32), noise(1, 16)

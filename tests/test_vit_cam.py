@@ -260,6 +260,8 @@ def test_modes_of_the_caller_make_no_difference(clip, target, name):
     with torch.no_grad():
         np.testing.assert_allclose(explanations(clip, image, target)[name](), expected)
     np.testing.assert_allclose(explanations(clip, image, target)[name](), expected)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        np.testing.assert_array_equal(explanations(clip, image, target)[name](), expected)
     with torch.inference_mode():
         image, target = image.clone(), target.clone()
         np.testing.assert_allclose(explanations(clip, image, target)[name](), expected)

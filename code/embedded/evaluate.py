@@ -16,11 +16,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import nn
 
-from checks import at_least_one
 from clip_ import load
 from embedded import scenes
 from evaluation.localisation import pointing_game
-from evaluation.scene_sets import concept_features, scene_batches
+from evaluation.scene_sets import at_least_one, concept_features, scene_batches
 from evaluation.statistics import interval
 from saliency import methods, relevance_maps, resize_maps
 

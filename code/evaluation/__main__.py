@@ -19,11 +19,10 @@ from pathlib import Path
 from tqdm import tqdm
 
 from checkpoints import CheckpointError
-from checks import at_least_one
 from embedded.scenes import concepts
 from evaluation.folders import MaskedFolder
 from evaluation.plots import draw_all
-from evaluation.scene_sets import SceneBatch, scene_batches
+from evaluation.scene_sets import SceneBatch, at_least_one, scene_batches
 from evaluation.study import FEWER, Pictures, Study
 from evaluation.tables import write_tables
 from explainer import Explainer, explainers
@@ -76,16 +75,16 @@ def tell_what_is_left_out(folder: MaskedFolder, model: str) -> None:
     """Say which masks, and which measure, are left out."""
     said = []
     if folder.astray:
-        said.append(f"{some(folder.astray)}: masks without a picture")
+        said.append(f"{listed(folder.astray)}: masks without a picture")
     if folder.outside:
-        said.append(f"{some(folder.outside)}: outside of the middle square that the model sees")
+        said.append(f"{listed(folder.outside)}: outside of the middle square that the model sees")
     if all(len(masks) == len(folder.prompts) for masks in folder.masks.values()):
         said.append("presence: every picture shows every object, so none is absent")
     for one in said:
         print(f"{model} is not measured on {one}", file=sys.stderr)
 
 
-def some(paths: list[Path]) -> str:
+def listed(paths: list[Path]) -> str:
     """How many, and the first few of them."""
     names = [f"{path.parent.name}/{path.name}" for path in paths[:10]]
     return f"{len(paths)} ({', '.join(names)}{', ...' * (len(paths) > 10)})"
@@ -106,9 +105,9 @@ def measure(study: Study, pictures: list[Pictures]) -> None:
             f"variant, {one}": (study.localisation, one, everything) for one in study.variants()
         }
     bar = tqdm(tasks.items(), desc=study.explainer.name, unit="task")
-    for task, (measure, *arguments) in bar:
+    for task, (call, *arguments) in bar:
         bar.set_postfix_str(task)
-        study.measured(task, lambda call=measure, given=arguments: call(*given))
+        study.measured(task, partial(call, *arguments))
 
 
 def template(text: str) -> str:

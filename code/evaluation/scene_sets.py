@@ -1,5 +1,6 @@
 """Batches of emoji scenes whose objects are known."""
 
+from argparse import ArgumentTypeError
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -69,3 +70,10 @@ def absent_concepts(
     """For each image one of `count` concepts that it does not show."""
     every = np.arange(count)
     return torch.tensor([rng.choice(np.setdiff1d(every, row)) for row in shown.numpy()])
+
+
+def at_least_one(text: str) -> int:
+    """How many scenes or pictures to measure on, as the argument of a command."""
+    if not text.isdecimal() or int(text) < 1:
+        raise ArgumentTypeError(f"must be a whole number, 1 or more; got {text!r}")
+    return int(text)

@@ -216,9 +216,7 @@ class BaseCAM:
         outputs: dict[int, Tensor] = {}
 
         def keep(index: int, output: Tensor) -> Tensor:
-            require_tensor(
-                output, f"{type(self.target_layers[index]).__name__} must put out a tensor"
-            )
+            require_tensor(output, f"target layer number {index} must put out a tensor")
             output = output.clone()  # others may work in place on what the layer put out
             if self.uses_gradients and not output.requires_grad:
                 torch.set_grad_enabled(True)  # until the end of the run

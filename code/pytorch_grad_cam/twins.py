@@ -14,7 +14,7 @@ from torch import Tensor, nn
 # What a bare module keeps in dictionaries: parameters, buffers, children, hooks.
 STATE = {name for name, value in vars(nn.Module()).items() if isinstance(value, dict)}
 
-NUMBERS_AND_NAMES = {bool, int, float, str, type(None)}  # hold no module; most attributes are such
+SIMPLE = {bool, int, float, str, type(None)}  # most attributes are such, or tuples of such
 
 
 def twins(model: nn.Module) -> dict[Any, Any]:
@@ -47,12 +47,16 @@ def state_of(module: nn.Module, of: dict[Any, Any]) -> dict[str, Any]:
     """The attributes of a module's twin."""
     state = vars(module).copy()  # at once: another thread may be setting some
     for name, value in state.items():
-        if name in STATE:
-            state[name] = value.copy()
-            if value:
-                state[name].update((key, twin_of(one, of)) for key, one in value.copy().items())
-        elif type(value) not in NUMBERS_AND_NAMES:
+        if type(value) in SIMPLE:
+            continue
+        if name not in STATE:
             state[name] = follow(value, of)
+        elif not value:
+            state[name] = type(value)()
+        else:
+            state[name] = held = value.copy()
+            for key, one in held.items():
+                held[key] = twin_of(one, of)
     if "_orig_mod" in state["_modules"]:  # what torch.compile returned for a module
         state["forward"] = state["_modules"]["_orig_mod"]
     return state | {"training": False, "_compiled_call_impl": None}
@@ -75,6 +79,8 @@ def follow(value: Any, of: dict[Any, Any]) -> Any:
     """
     kind = type(value)
     if kind in (list, tuple):
+        if SIMPLE.issuperset(map(type, value)):
+            return value
         found = [twin_of(one, of) for one in value]
         return value if all(map(is_, found, value)) else kind(found)
     if kind in (dict, OrderedDict):
