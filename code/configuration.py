@@ -123,7 +123,7 @@ def known_configuration(checkpoint: Checkpoint, shape: dict) -> Configuration:
 
 
 def said(checkpoint: Checkpoint) -> tuple[str | None, tuple[int, int] | None]:
-    """Activation and heads of image and text, as the metadata of a file say, None if they do not."""
+    """Activation, and heads of image and text, as a file's metadata says, or None."""
     activation = checkpoint.metadata.get("activation")
     heads = checkpoint.metadata.get("heads")
     try:
