@@ -96,6 +96,7 @@ class Checkpoint(NamedTuple):
     path: Path
     weights: dict[str, Tensor]
     openais: bool  # known to be computed as OpenAI's: QuickGELU, heads 64 wide
+    metadata: Mapping[str, str]  # of a safetensors file
 
 
 def available_models() -> list[str]:
@@ -124,11 +125,12 @@ def read(name: str | PathLike, download_root: str | PathLike | None = None) -> C
     else:
         path = find_file(name)
     with errors_of(path, damaged=True), path.open("rb") as file:
+        metadata = read_metadata(file, path)
         content, openais = read_file(file, path)
         state_dict = verify(bare_names(unwrapped(content), path), path)
         weights = tensors(state_dict, path)
     openais = openais or name in EMBEDDED or name in OFFICIAL or has_embedded_shapes(weights)
-    return Checkpoint(path, weights, openais)
+    return Checkpoint(path, weights, openais, metadata)
 
 
 def find_file(name: str) -> Path:
@@ -268,6 +270,21 @@ def sweep(folder: Path) -> None:
             continue
 
 
+def read_metadata(file: BinaryIO, path: Path) -> Mapping[str, str]:
+    """What a safetensors file says of itself; nothing of files in other formats."""
+    head = file.read(9)
+    file.seek(0)
+    if not is_safetensors(head):
+        return {}
+    with safetensors.safe_open(path, "pt") as content:
+        return content.metadata() or {}
+
+
+def is_safetensors(head: bytes) -> bool:
+    """Whether the first nine bytes are those of such a file: the length of its header, and `{`."""
+    return len(head) == 9 and head.endswith(b"{")
+
+
 def read_file(file: BinaryIO, path: Path) -> tuple[Any, bool]:
     """Whatever a file stores, and whether it is an archive of OpenAI's.
 
@@ -275,7 +292,7 @@ def read_file(file: BinaryIO, path: Path) -> tuple[Any, bool]:
     """
     head = file.read(9)
     file.seek(0)
-    if head.endswith(b"{"):  # after the header's length, whose bytes may look like anything
+    if is_safetensors(head):
         return safetensors.torch.load_file(path), False
     try:
         if head.startswith(b"PK"):

@@ -104,11 +104,15 @@ def make_preprocess(resolution: int) -> transforms.Compose:
 
 
 def rgb_middle(image: Image.Image) -> Image.Image:
-    """`to_rgb(image)`; of a longer one than 32 to 1, the middle: resized whole, it takes gigabytes.
+    """The `middle` of the image as a viewer shows it."""
+    return middle(to_rgb(image))
+
+
+def middle(image: Image.Image) -> Image.Image:
+    """The image; of a longer one than 32 to 1, its middle: resized whole, it takes gigabytes.
 
     What is cut off is equally long at both ends, and far from what `CenterCrop` leaves.
     """
-    image = to_rgb(image)
     longest = 32 * min(image.size)
     left, top = (max(0, (side - longest) // 2) for side in image.size)
     if left or top:

@@ -1,7 +1,10 @@
 """What a checkpoint's tensors do not tell: how many heads its towers have, and which activation.
 
 Heads of another number, or GELU in the place of QuickGELU, give another network, whose features
-and maps look like any other. So a checkpoint is computed only if both are known.
+and maps look like any other. So a checkpoint is computed only if both are known. A safetensors file
+may say them itself, in its metadata:
+
+    save_file(weights, path, metadata={"activation": "gelu", "heads": "16, 12"})
 """
 
 from collections.abc import Iterator
@@ -96,6 +99,7 @@ def configuration(
         raise CheckpointError(
             f"{checkpoint.path} does not say how it is computed, and its tensors cannot tell: give "
             + " and ".join(_questions(found, shape))
+            + ". Commands read them in the metadata of safetensors (see configuration.py)"
         )
     return found
 
@@ -110,9 +114,29 @@ def known_configuration(checkpoint: Checkpoint, shape: dict) -> Configuration:
             f"{checkpoint.path} has a vocabulary of {shape['vocab_size']:,} tokens instead of "
             f"OpenAI's {VOCABULARY:,}: which token ends a text cannot be told"
         )
-    image = shape["vision_width"], shape["vision_layers"]
-    text = shape["transformer_width"], shape["transformer_layers"]
-    return Configuration(None, IMAGE_HEADS.get(image), TEXT_HEADS.get(text))
+    activation, heads = said(checkpoint)
+    if heads is None:  # of a public CLIP, perhaps
+        image = shape["vision_width"], shape["vision_layers"]
+        text = shape["transformer_width"], shape["transformer_layers"]
+        heads = IMAGE_HEADS.get(image), TEXT_HEADS.get(text)
+    return Configuration(activation, *heads)
+
+
+def said(checkpoint: Checkpoint) -> tuple[str | None, tuple[int, int] | None]:
+    """Activation, and heads of image and text, as a file's metadata says, or None."""
+    activation = checkpoint.metadata.get("activation")
+    heads = checkpoint.metadata.get("heads")
+    try:
+        if heads is not None:
+            image, text = map(int, heads.split(","))
+            heads = image, text
+        require_options(checkpoint.path, activation, heads)
+    except ValueError as error:
+        raise CheckpointError(
+            f"{checkpoint.path} has metadata activation={activation!r} and heads={heads!r}; they "
+            f"must be one of {list(ACTIVATIONS)}, and two numbers such as '16, 12'"
+        ) from error
+    return activation, heads
 
 
 def _questions(found: Configuration, shape: dict) -> Iterator[str]:

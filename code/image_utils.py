@@ -7,13 +7,12 @@ import numpy as np
 import PIL.Image
 import torch
 from jaxtyping import Bool, Float
-from PIL import ImageOps
 from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
 from checks import require_finite
-from clip_ import PIXEL_MEAN, PIXEL_STD, to_rgb
+from clip_ import PIXEL_MEAN, PIXEL_STD, middle, to_rgb, upright
 
 Image = Float[np.ndarray, "row column 3"]
 Map = Float[np.ndarray, "row column"]
@@ -60,7 +59,7 @@ def read_mask(
     Raises ValueError for a file that is no such mask, that shows nothing, or whose sides are in
     another proportion than those of the picture (without one, than those of `size`).
     """
-    mask = ImageOps.exif_transpose(open_image(path))
+    mask = upright(open_image(path))
     height, width = picture or size
     # A mask of fewer pixels may have rounded sides.
     if abs(mask.width * height - mask.height * width) >= width + height:
@@ -71,7 +70,7 @@ def read_mask(
     seen = PIL.Image.fromarray(object_pixels(mask, path))
     seen = seen.resize((width, height), PIL.Image.Resampling.NEAREST)
     if picture:
-        seen = F.resize(seen, min(size), InterpolationMode.NEAREST)
+        seen = F.resize(middle(seen), min(size), InterpolationMode.NEAREST)
         seen = F.center_crop(seen, list(size))
     return torch.from_numpy(np.array(seen))
 

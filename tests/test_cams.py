@@ -658,6 +658,19 @@ def test_the_first_axis_may_be_another_than_images(name, images, vit, targets):
     np.testing.assert_allclose(found, expected, atol=1e-9 * (1 + expected.max()))
 
 
+def test_ablation_needs_images_on_the_first_axis(vit, targets):
+    swapped = copy.deepcopy(vit)
+    swapped.transformer.resblocks = TokensFirst(swapped.transformer.resblocks)
+    cam = AblationCAM(
+        swapped,
+        [swapped.transformer.resblocks.swap],
+        reshape_transform=lambda tokens: as_grid(tokens.transpose(0, 1)),
+    )
+    for images in (1, 2, 25):
+        with pytest.raises(ValueError, match="first axis is the image"):
+            cam(noise(images, 3, 32, 48), targets)
+
+
 def test_ablation_in_a_transformer_leaves_a_channel_of_all_shown_tokens_out(vit, targets):
     image, block = noise(1, 3, 32, 48), vit.transformer.resblocks[1]
     (maps,) = AblationCAM(vit, [block], reshape_transform=as_grid)(image, targets)

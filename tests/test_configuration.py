@@ -9,6 +9,7 @@ from pathlib import Path
 import open_clip
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from checkpoint_files import EXTRAS, KNOWN, Tree, save_scripted, small_resnet, small_vit
 from checkpoints import EMBEDDED, CheckpointError, load_state_dict
@@ -83,6 +84,20 @@ def test_what_cannot_be_told_is_asked_for(saved, given, asked):
         load(path, "cpu", **given)
 
 
+def test_a_safetensors_file_may_say_it_itself(tmp_path):
+    reference = open_clips(2, 160, 4, (96, 2, 3), False)
+    path = tmp_path / "mine.safetensors"
+    metadata = {"activation": "gelu", "heads": "4, 3"}
+    save_file(reference.state_dict(), path, metadata=metadata)
+    assert_same_features(load(path, "cpu")[0], reference)
+    with pytest.raises(CheckpointError, match="activation 'quickgelu' contradicts"):
+        load(path, "cpu", activation="quickgelu")
+    for wrong in ({"activation": "relu"}, {"heads": "4"}, {"heads": "four, three"}):
+        save_file(reference.state_dict(), path, metadata=metadata | wrong)
+        with pytest.raises(CheckpointError, match=r"mine\.safetensors has metadata .* must be"):
+            load(path, "cpu")
+
+
 def test_of_a_public_tower_only_the_other_tower_is_asked_for(saved):
     path = saved(CLIP(16, 32, 12, 384, 16, 77, 300, 96, 2, 1))
     with pytest.raises(CheckpointError, match=r"heads=\(image, text\)"):
@@ -90,7 +105,7 @@ def test_of_a_public_tower_only_the_other_tower_is_asked_for(saved):
     model, _ = load(path, "cpu", activation="gelu", heads=(6, 3))
     assert model.transformer.resblocks[0].attn.heads == 3
     path = saved(CLIP(16, 32, 1, 128, 16, 77, 300, 256, 4, 10))
-    with pytest.raises(CheckpointError, match=r"heads=, of the image tower, one of 1, 2, 4, 8$"):
+    with pytest.raises(CheckpointError, match=r"heads=, of the image tower, one of 1, 2, 4, 8\."):
         load(path, "cpu", activation="gelu")
     model, _ = load(path, "cpu", activation="gelu", heads=4)
     assert model.visual.transformer.resblocks[0].attn.heads == 4

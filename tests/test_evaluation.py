@@ -446,7 +446,9 @@ def small_models(tmp_path_factory):
     """Files of a small ViT and a small ResNet."""
     folder = tmp_path_factory.mktemp("models")
     for name, model in (("vit", small_vit()), ("resnet", small_resnet())):
-        save_file(model.state_dict(), folder / f"{name}.safetensors")
+        path = folder / f"{name}.safetensors"
+        heads = "2, 2" if name == "vit" else "4, 2"
+        save_file(model.state_dict(), path, metadata={"activation": "quickgelu", "heads": heads})
     return {name: str(folder / f"{name}.safetensors") for name in ("vit", "resnet")}
 
 

@@ -82,6 +82,20 @@ def test_a_mask_is_cut_as_its_picture_is(tmp_path):
     assert read_mask(tmp_path / "mask.png", (20, 20), picture=(40, 60)).equal(seen)
 
 
+def test_the_mask_of_an_extremely_long_picture_is_cut_before_it_is_enlarged(tmp_path):
+    mask = np.zeros((4, 20_000), np.uint8)
+    mask[:, 10_000:] = 255
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    seen = read_mask(tmp_path / "mask.png", (224, 224), picture=(4, 20_000))
+    assert not seen[:, :112].any()
+    assert seen[:, 112:].all()
+
+
+def test_a_mask_with_damaged_exif_is_upright(tmp_path):
+    levels(255).save(tmp_path / "mask.png", exif=b"Exif\0\0garbage")
+    assert read_mask(tmp_path / "mask.png", (4, 6)).equal(torch.from_numpy(OBJECT))
+
+
 # Folders
 
 

@@ -76,9 +76,7 @@ def test_a_run_that_was_stopped_ends_with_the_weights_of_one_that_was_not(tmp_pa
 def test_weights_are_half_precision_in_the_official_layout(tmp_path):
     weights = run(tmp_path)
     assert {tensor.dtype for tensor in weights.values()} == {torch.float16}
-    model, _ = load(
-        tmp_path / "tiny.safetensors", device="cpu", activation="quickgelu", heads=(1, 1)
-    )
+    model, _ = load(tmp_path / "tiny.safetensors", device="cpu")
     assert model.visual.input_resolution == 64
     assert model.encode_text(tokenize("a horse")).shape == (1, 16)
 
@@ -155,9 +153,7 @@ def test_a_resnet_trains_from_windows_to_whole_images(tmp_path):
     stages = (Stage(64, 8, 4, objects=2), Stage(128, 4, 4))
     recipe = Recipe(model=RESNET, stages=stages, rates=((0, 1.0), (12, 0.0)))
     train(recipe, tmp_path, tmp_path / "tiny.safetensors", "cpu", workers=0)
-    model, _ = load(
-        tmp_path / "tiny.safetensors", device="cpu", activation="quickgelu", heads=(4, 1)
-    )
+    model, _ = load(tmp_path / "tiny.safetensors", device="cpu")
     assert model.visual.attnpool.positional_embedding.shape[0] == 1 + 4 * 4
 
 

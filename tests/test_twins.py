@@ -1,10 +1,12 @@
 """Twins of a model's modules: they compute the same, and nothing done to them reaches the model."""
 
 import functools
+import gc
 import os
 import sys
 import threading
 import types
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -164,6 +166,21 @@ def test_an_interruption_at_any_line_leaves_the_model_as_it_was(visual, images, 
     assert places > 20
 
 
+@every_cam
+def test_twins_die_with_the_call_without_help_from_the_garbage_collector(
+    name, visual, images, targets
+):
+    seen = []
+    visual.layer1.register_forward_hook(lambda twin, *_: seen.append(weakref.ref(twin)))
+    gc.disable()
+    try:
+        relevance_maps(visual, images[:1], targets[:1], name)
+        assert seen
+        assert not any(twin() for twin in seen)
+    finally:
+        gc.enable()
+
+
 # What others did to the model
 
 REPLACED = {
@@ -212,7 +229,7 @@ def test_a_replaced_forward_may_find_the_module_among_the_globals_of_a_script(
     expected = maps_of(visual, images, targets)
     visual.layer4._forward_hooks.clear()
     script = {"old": visual.layer4.forward, "visual": visual}
-    exec("visual.layer4.forward = lambda x: 2 * old(x).flip(1)", script)
+    exec("visual.layer4.forward = lambda x: max(1, 2) * old(x).flip(1)", script)
     torch.testing.assert_close(maps_of(visual, images, targets), expected)
 
 

@@ -37,7 +37,7 @@ from clip_ import tokenize
 from embedded import scenes
 from files import whole_file
 from image_utils import normalise_pixels
-from model import CLIP, ModifiedResNet, VisionTransformer
+from model import CLIP, HEAD_WIDTH, ModifiedResNet, VisionTransformer
 
 CAPTION_TOKENS = 40  # enough for every caption; the attention is causal, so padding is cut off
 PROMPT_TOKENS = 16
@@ -462,8 +462,15 @@ def train(recipe: Recipe, folder: Path, output: Path, device: str, workers: int)
     progress.close()
     weights = {k: v.half().contiguous().cpu() for k, v in run.model.state_dict().items()}
     with whole_file(output) as unfinished:
-        save_file(weights, unfinished)
+        save_file(weights, unfinished, metadata=configuration(recipe.model))
     print(f"wrote {output}")
+
+
+def configuration(model: dict) -> dict[str, str]:
+    """What a file of weights says of its network, for `load`; see `code/configuration.py`."""
+    cells = 1 if isinstance(model["vision_layers"], int) else 32
+    image, text = cells * model["vision_width"] // HEAD_WIDTH, model["transformer_heads"]
+    return {"activation": "quickgelu", "heads": f"{image}, {text}"}
 
 
 def mean(values: list[float]) -> float:

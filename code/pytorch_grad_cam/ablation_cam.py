@@ -42,10 +42,16 @@ class AblationCAM(ChannelwiseCAM):
         """Features from the target layer up, where image number `index` has these activations; an
         empty batch runs through everything below it. The layers above may work in place.
         """
-        replaced = activations.to(record.images)
-        if self.reshape_transform is not None:
-            replaced = self.put_back(record.output[index], replaced)
-        with hooked([record.layer], lambda _, output: replaced):
+        replaced = activations.to(record.output)
+
+        def replace(_: int, output: Tensor) -> Tensor:
+            if self.reshape_transform is None:
+                return replaced
+            if len(output):
+                raise ValueError("AblationCAM needs a target layer whose first axis is the image")
+            return self.put_back(record.output[index], replaced)
+
+        with hooked([record.layer], replace):
             return self.model(record.images[:0])
 
     def put_back(

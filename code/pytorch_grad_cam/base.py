@@ -56,8 +56,9 @@ class BaseCAM:
         such as `[model.layer4[-1]]`.
     use_cuda: move the model to the GPU; otherwise it stays where it is.
     reshape_transform: of layers that put out something else, makes it [image, channel, row, column]
-        by choosing and rearranging values: for a ViT's `model.transformer.resblocks[-1]`
-        `lambda tokens: tokens[:, 1:].mT.unflatten(2, (rows, columns))`.
+        by choosing and rearranging values: for `model.transformer.resblocks[-1].ln_1` of a ViT
+        `lambda tokens: tokens[:, 1:].mT.unflatten(2, (rows, columns))`. (Of what its last block
+        puts out, CLS alone reaches the features: there are no gradients at the patches.)
 
     A method defines `weights`, and says whether it needs gradients.
     """
@@ -71,15 +72,16 @@ class BaseCAM:
         use_cuda: bool = False,
         reshape_transform: Callable[[Tensor], Tensor] | None = None,
     ):
-        model = embedding_model(model)
+        self.model = embedding_model(model)
         wanted = "target_layers must be a list of modules of the model, such as [model.layer4[-1]]"
         if isinstance(target_layers, str | nn.Module) or not isinstance(target_layers, Iterable):
             raise TypeError(f"{wanted}; got {type_name(target_layers)}")
-        target_layers, modules = list(target_layers), set(model.modules())
+        target_layers, modules = list(target_layers), set(self.model.modules())
         known = [isinstance(layer, nn.Module) and layer in modules for layer in target_layers]
         if not known or not all(known):
             raise ValueError(f"{wanted}; got {[type_name(layer) for layer in target_layers]}")
-        self.model = model.cuda() if use_cuda else model
+        if use_cuda:
+            model.cuda()
         self.target_layers = target_layers
         self.reshape_transform = reshape_transform
 
@@ -139,7 +141,7 @@ class BaseCAM:
         return [layer.relu() for layer in maps]
 
     def on_twins(self) -> "BaseCAM":
-        """This CAM, of a model that nobody else has."""
+        """This CAM on a model that nobody else has. What is set on it is gone after the call."""
         of, cam = twins(self.model), copy(self)
         cam.model, cam.target_layers = of[self.model], follow(self.target_layers, of)
         return cam

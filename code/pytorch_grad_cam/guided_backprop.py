@@ -26,11 +26,12 @@ class GuidedBackpropReLUModel:
     """
 
     def __init__(self, model: nn.Module, use_cuda: bool = False):
-        model = embedding_model(model)
-        self.model = model.cuda() if use_cuda else model
-        self.relus = [module for module in model.modules() if isinstance(module, nn.ReLU)]
+        self.model = embedding_model(model)
+        self.relus = [module for module in self.model.modules() if isinstance(module, nn.ReLU)]
         if not self.relus:
             raise TypeError(f"{type_name(model)} has no nn.ReLU layers to guide by")
+        if use_cuda:
+            model.cuda()
 
     def __call__(
         self,

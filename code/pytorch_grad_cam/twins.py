@@ -107,14 +107,13 @@ def follow_function(function: FunctionType, of: dict[Any, Any]) -> Any:
         for cell in function.__closure__ or ()
         for found in [follow(cell.cell_contents, of)]
     )
-    names = {name: function.__globals__.get(name) for name in function.__code__.co_names}
-    before = (*(function.__closure__ or ()), function.__defaults__, function.__kwdefaults__, names)
-    after = (*cells, *(follow(held, of) for held in before[len(cells) :]))
-    if all(map(is_, before, after)):
+    code, known = function.__code__, function.__globals__
+    used = {name: known[name] for name in code.co_names if name in known}
+    rest = (function.__defaults__, function.__kwdefaults__, used)
+    defaults, named, found = after = [follow(held, of) for held in rest]
+    if all(map(is_, (*cells, *after), (*(function.__closure__ or ()), *rest))):
         return function
-    *_, defaults, named, names = after
-    globals_ = function.__globals__ | names
-    twin = FunctionType(function.__code__, globals_, function.__name__, defaults, cells)
+    twin = FunctionType(code, known | found, function.__name__, defaults, cells)
     twin.__kwdefaults__ = named
     return twin
 
