@@ -36,6 +36,9 @@ def all_grads(blocks: Blocks) -> Relevance:
     """Chefer et al., ICCV 2021, eqs. 5-6: every block filtered by its own gradient.
 
     C_l = mean_h relu(G_l ∘ A_l);  R = (I + C_L) ··· (I + C_1);  r = R[0]
+
+    A product of matrices is not free of scale. Here G is the gradient of the cosine; the authors'
+    code for CLIP takes that of the logit (see `scale` of `relevance_maps`).
     """
     return propagate(blocks)
 
