@@ -137,9 +137,9 @@ def to_rgb(image: Image.Image) -> Image.Image:
             f"preprocess takes a PIL image, got {type(image).__module__}.{type(image).__name__}; "
             "for arrays see PIL.Image.fromarray"
         )
-    image = upright(image)
+    given, image = image, upright(image)
     if image.mode.startswith(("I", "F")):
-        return grey_to_8_bit(image).convert("RGB")
+        return grey_to_8_bit(image, getattr(given, "filename", "")).convert("RGB")
     if image.mode == "La":  # pre-multiplied; PIL converts it to LA only
         image = image.convert("LA")
     if image.has_transparency_data:
@@ -163,17 +163,18 @@ def upright(image: Image.Image) -> Image.Image:
     return turned  # without EXIF, which would turn it again
 
 
-def grey_to_8_bit(image: Image.Image) -> Image.Image:
-    """PIL's own conversion clips at 255 instead of scaling."""
+def grey_to_8_bit(image: Image.Image, file: str | PathLike = "") -> Image.Image:
+    """PIL's own conversion clips at 255 instead of scaling. Errors name the file it came from."""
     levels = np.asarray(image).astype(np.float32)
     low, high = levels.min(), levels.max()
     white = 65535
     if image.mode == "F":
-        require_finite(levels, "pixels of a picture of floats (mode F)")
+        what = f"a picture of floats (mode F){' in ' * bool(file)}{file}"
+        require_finite(levels, f"pixels of {what}")
         white = 1 if high <= 1.001 else 255
         if low < -0.001 * white or 1.001 < high < 2 or high > 255.255:
             raise ValueError(
-                "a picture of floats (mode F) must reach from 0 to 1 or from 0 to 255; "
+                f"{what} must reach from 0 to 1 or from 0 to 255; "
                 f"this one reaches from {low:.4g} to {high:.4g}: scale and clip it"
             )
     elif image.mode == "I" and high <= 255:

@@ -197,14 +197,18 @@ def encoder_of(model: nn.Module, kind, wanted: str) -> nn.Module:
 def block_index(visual: VisionTransformer, block: int) -> int:
     """A block's index from the start; negative ones count from the end."""
     blocks = len(blocks_of(visual))
-    if isinstance(block, bool) or not hasattr(block, "__index__"):
-        raise TypeError(f"a block is given by its number, 0 to {blocks - 1}; got {block!r}")
-    if not -blocks <= block < blocks:
+    try:
+        number = index(None if isinstance(block, bool) else block)
+    except TypeError:  # arrays have the method, but are no number
+        raise TypeError(
+            f"a block is given by its number, 0 to {blocks - 1}; got {block!r}"
+        ) from None
+    if not -blocks <= number < blocks:
         raise ValueError(
             f"block {block} is out of range: this model has blocks 0 to {blocks - 1} "
             f"(or {-blocks} to -1, from the end)"
         )
-    return index(block) % blocks
+    return number % blocks
 
 
 def positive(scale: float | Tensor) -> float:

@@ -70,8 +70,13 @@ def word_directions(
     """
     if not hasattr(clip_model, "encode_text"):
         raise TypeError(f"words are read by a whole CLIP; got {type_name(clip_model)}")
-    texts = [text] + [without_word(text, word) for word in words if word != ""]
+    texts = [text] + [without_word(text, word) for word in words if not is_whole(word)]
     with undisturbed(clip_model.positional_embedding.device), torch.no_grad():
         features = target_directions(clip_model.encode_text(clip_tokenizer(texts)))
     whole, without = features[0], iter(features[1:])
-    return torch.stack([whole if word == "" else whole - next(without) for word in words])
+    return torch.stack([whole if is_whole(word) else whole - next(without) for word in words])
+
+
+def is_whole(word: Word) -> bool:
+    """Whether it stands for the whole text: it is empty."""
+    return isinstance(word, str) and not word

@@ -218,7 +218,7 @@ def test_an_empty_name_is_no_default(visual, images, targets):
         relevance_maps(visual, images, targets, "")
 
 
-@pytest.mark.parametrize("block", [1.0, "1", None, True, [1]])
+@pytest.mark.parametrize("block", [1.0, "1", None, True, [1], np.zeros(2)])
 def test_a_block_is_given_by_its_number(visual, images, targets, block):
     for explain in (
         lambda: relevance_maps(visual, images, targets, start_block=block),
@@ -324,7 +324,7 @@ def test_a_word_that_the_text_does_not_have(clip, name):
         calls(clip, noise(1, 3, 32, 32), None, "goat")[name]()
 
 
-@pytest.mark.parametrize("word", [None, 1.0, True, ["cow"]])
+@pytest.mark.parametrize("word", [None, 1.0, True, ["cow"], np.zeros(2)])
 def test_a_word_is_a_string_or_a_position(clip, word):
     with pytest.raises(TypeError, match="a word is a string, or its position"):
         without_word("a cow", word)

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from clip_ import make_preprocess, to_rgb
+from image_utils import open_image
 
 RED, WHITE = (255, 0, 0), (255, 255, 255)
 MODES = [  # converted one after the other: PIL has no direct way to some
@@ -167,6 +168,13 @@ def test_floats_of_another_scale_are_refused(levels):
 def test_floats_that_are_no_numbers_are_refused(level):
     with pytest.raises(ValueError, match=r"of floats \(mode F\) hold NaN or infinity"):
         to_rgb(Image.fromarray(np.float32([[0, level]])))
+
+
+@pytest.mark.parametrize("level", [np.nan, 999])
+def test_floats_that_are_refused_name_their_file(tmp_path, level):
+    Image.fromarray(np.float32([[0, level]])).save(tmp_path / "depth.tiff")
+    with pytest.raises(ValueError, match=r"mode F\) in .*depth\.tiff"):
+        to_rgb(open_image(tmp_path / "depth.tiff"))
 
 
 @pytest.mark.parametrize("mode", ["RGBX", "YCbCr", "HSV", "LAB", "RGBA", "RGBa", "PA", "CMYK"])
