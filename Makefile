@@ -56,10 +56,10 @@ lint: $(VENV)/.dev ## check style and format
 	$(BIN)/ruff format --check .
 
 eval-vit: $(VENV)/.run ## measure ViT-emoji: zero-shot top-1 and pointing, with intervals
-	$(BIN)/python -m embedded.evaluate ViT-emoji
+	$(BIN)/python -m evaluation.embedded_models ViT-emoji
 
 eval-rn: $(VENV)/.run ## measure RN-emoji
-	$(BIN)/python -m embedded.evaluate RN-emoji
+	$(BIN)/python -m evaluation.embedded_models RN-emoji
 
 train-vit: $(VENV)/.run ## train ViT-emoji (resumes; hours on a CPU)
 	$(BIN)/python -m embedded.train ViT-emoji

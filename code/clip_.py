@@ -19,8 +19,8 @@ from torchvision import transforms
 
 import checkpoints
 from checkpoints import available_models
+from checkpoints.configuration import configuration, require_options
 from checks import require_finite, require_tensor, type_name
-from configuration import configuration, require_options
 from model import CLIP, build_model, convert_weights
 from objective import LOGIT_SCALE, feature_lengths, moderate, require_targets
 from simple_tokenizer import END, START, SimpleTokenizer

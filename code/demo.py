@@ -18,7 +18,7 @@ from explainer import Explainer
 from figures import Panel, grid, without_glyph
 from files import whole_file
 from image_utils import as_picture, is_image, open_image, show_cam_on_image
-from vit_methods import METHODS
+from methods import METHODS
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = {

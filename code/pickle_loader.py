@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from checkpoints.tensor_pickles import ForeignName, Stored, kind, read_pickle, reason
 from clip_ import make_preprocess
 from image_utils import image_files, open_image
-from tensor_pickles import ForeignName, Stored, kind, read_pickle, reason
 
 Batch = dict[str, Tensor]
 BATCH = 40

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from cams import CAMS
 from checks import require_differentiable, require_finite, type_name, undisturbed
 from maps import normalise_maps, resize_maps
+from methods import METHODS
 from model import ModifiedResNet, VisionTransformer
 from objective import for_each_image, target_directions
 from recording import blocks_of, forget_attention, record_all_queries
-from vit_methods import METHODS
 
 __all__ = [
     "block_maps",

@@ -3,7 +3,7 @@
 In all functions: `image` is what `preprocess` returns with a batch axis, [1, 3, H, W];
 `target_features` [1, D] are the features of a text, an image or an emotion, normalised or not;
 `img_encoder` is `clip_model.visual` (or the CLIP itself); `method` is a key of
-`vit_methods.METHODS`; with `neg_saliency` dissimilarity is explained instead of similarity.
+`methods.METHODS`; with `neg_saliency` dissimilarity is explained instead of similarity.
 
 `interpret_*` and `vit_block_vis` draw on the current matplotlib axes; `cmap` is a colour map of
 matplotlib's for the heat, such as "viridis", instead of the original's JET. For many images or

@@ -9,6 +9,7 @@ from PIL import Image
 
 from clip_ import similarity_score, tokenize
 from conftest import noise
+from methods import METHODS
 from pytorch_grad_cam import GradCAM
 from saliency import block_maps, direction_maps, normalise_maps, relevance_maps, resize_maps
 from small_clip import small_resnet, small_vit
@@ -20,7 +21,6 @@ from vit_cam import (
     vit_perword_relevance,
     vit_relevance,
 )
-from vit_methods import METHODS
 from words import without_word, word_directions
 
 BAD_TARGETS = {

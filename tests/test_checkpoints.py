@@ -226,7 +226,7 @@ def test_official_files_are_named_and_checked_as_the_official_package_does():
         pretrained = open_clip.get_pretrained_cfg(
             name.replace("/", "-").replace("@336px", "-336"), "openai"
         )
-        assert pretrained["url"] == f"{checkpoints.OFFICIAL_SITE}/{location}"
+        assert pretrained["url"] == f"{checkpoints.official.OFFICIAL_SITE}/{location}"
 
 
 # Downloads
@@ -272,7 +272,7 @@ def server(archive, monkeypatch):
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, args=[0.01], daemon=True).start()
         site = f"http://127.0.0.1:{server.server_port}"
-        monkeypatch.setattr(checkpoints, "OFFICIAL_SITE", site)
+        monkeypatch.setattr(checkpoints.official, "OFFICIAL_SITE", site)
         monkeypatch.setitem(checkpoints.OFFICIAL, "ViT-B/32", f"{sha256}/ViT-B-32.pt")
         monkeypatch.setenv("NO_PROXY", "127.0.0.1")
         yield handler
@@ -349,7 +349,7 @@ def test_a_server_that_tells_no_length_is_good_enough(tmp_path, server, archive,
 
 
 def test_a_download_that_trickles_has_an_end(tmp_path, server, monkeypatch):
-    monkeypatch.setattr(checkpoints, "PATIENCE", 0.3)
+    monkeypatch.setattr(checkpoints.official, "PATIENCE", 0.3)
     server.pause = 0.01
     with pytest.raises(CheckpointError, match="less than 10,000 bytes a second"):
         load_state_dict("ViT-B/32", tmp_path)
@@ -357,7 +357,7 @@ def test_a_download_that_trickles_has_an_end(tmp_path, server, monkeypatch):
 
 
 def test_a_download_that_stalls_has_an_end(tmp_path, server, monkeypatch):
-    monkeypatch.setattr(checkpoints, "PATIENCE", 0.1)
+    monkeypatch.setattr(checkpoints.official, "PATIENCE", 0.1)
     server.pause = 1
     with pytest.raises(CheckpointError, match=r"cannot download ViT-B/32: .*timed out"):
         load_state_dict("ViT-B/32", tmp_path)
@@ -365,7 +365,7 @@ def test_a_download_that_stalls_has_an_end(tmp_path, server, monkeypatch):
 
 
 def test_a_download_without_end_has_one(tmp_path, server, archive, monkeypatch):
-    monkeypatch.setattr(checkpoints, "LARGEST", len(archive) // 2)
+    monkeypatch.setattr(checkpoints.official, "LARGEST", len(archive) // 2)
     with pytest.raises(CheckpointError, match=r"more than [0-9,]+ bytes came"):
         load_state_dict("ViT-B/32", tmp_path)
     assert list(tmp_path.iterdir()) == []
@@ -382,7 +382,7 @@ def test_what_does_not_speak_http_is_an_error(tmp_path, monkeypatch):
                     connection.sendall(b"220 mail ready\r\n")
 
         threading.Thread(target=greet, daemon=True).start()
-        monkeypatch.setattr(checkpoints, "OFFICIAL_SITE", f"http://127.0.0.1:{port}")
+        monkeypatch.setattr(checkpoints.official, "OFFICIAL_SITE", f"http://127.0.0.1:{port}")
         monkeypatch.setenv("NO_PROXY", "127.0.0.1")
         with pytest.raises(CheckpointError, match="cannot download ViT-B/32"):
             load_state_dict("ViT-B/32", tmp_path)
@@ -439,7 +439,9 @@ def test_two_that_download_at_once_both_have_the_file(tmp_path, server, archive,
 def test_without_a_network_the_error_says_how_to_do_without(tmp_path, server, monkeypatch):
     (tmp_path / "ViT-emoji.safetensors").touch()
     monkeypatch.setattr(checkpoints, "EMBEDDED_FOLDER", tmp_path)
-    monkeypatch.setattr(checkpoints, "OFFICIAL_SITE", "http://127.0.0.1:9")  # nobody listens
+    monkeypatch.setattr(
+        checkpoints.official, "OFFICIAL_SITE", "http://127.0.0.1:9"
+    )  # nobody listens
     folder = tmp_path / "cache"
     with pytest.raises(CheckpointError) as error:
         load_state_dict("ViT-B/32", folder)
@@ -454,7 +456,7 @@ def test_without_a_network_the_error_says_how_to_do_without(tmp_path, server, mo
 def test_without_a_network_a_file_with_a_wrong_checksum_is_an_error_that_says_so(
     tmp_path, server, monkeypatch
 ):
-    monkeypatch.setattr(checkpoints, "OFFICIAL_SITE", "http://127.0.0.1:9")
+    monkeypatch.setattr(checkpoints.official, "OFFICIAL_SITE", "http://127.0.0.1:9")
     (tmp_path / "ViT-B-32.pt").write_bytes(b"PK cut off")
     with pytest.raises(CheckpointError, match="the file that is there now has another checksum"):
         load_state_dict("ViT-B/32", tmp_path)

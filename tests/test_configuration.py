@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 
 from checkpoint_files import EXTRAS, KNOWN, Tree, save_scripted, small_resnet, small_vit
 from checkpoints import EMBEDDED, CheckpointError, load_state_dict
+from checkpoints.configuration import IMAGE_HEADS, TEXT_HEADS
 from clip_ import load, tokenize
-from configuration import IMAGE_HEADS, TEXT_HEADS
 from model import CLIP, build_model
 
 CONFIGURATIONS = Path(open_clip.__file__).with_name("model_configs")

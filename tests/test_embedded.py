@@ -11,7 +11,7 @@ from PIL import Image
 import demo
 from clip_ import available_models, load, tokenize
 from embedded import evaluate, scenes
-from embedded.evaluate import interval, pointing, top1
+from evaluation.embedded_models import interval, pointing, top1
 from saliency import relevance_maps, resize_maps
 
 IMAGES = Path(__file__).parent.parent / "Images"

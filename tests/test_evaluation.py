@@ -28,12 +28,12 @@ from evaluation.last_grad import VARIANTS, agreement, shares, variant_maps
 from evaluation.localisation import average_precision, best_iou, where_it_lies
 from evaluation.sanity import cascade, parts, randomisation, rank_correlation
 from evaluation.scene_sets import SceneBatch
-from evaluation.statistics import interval
 from evaluation.study import Study, numbered
 from evaluation.tables import by_picture, gain
+from intervals import interval
+from methods import METHODS
 from saliency import relevance_maps, resize_maps
 from small_clip import small_resnet, small_vit
-from vit_methods import METHODS
 from vit_oracles import cosine, recorded_blocks
 
 MASK = torch.tensor([[True, False], [False, True]])

@@ -16,13 +16,13 @@ from experiment import Experiment, choose, chosen_models, load_models, load_vit
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from measures import absent, central_share, entropy, mean_map
+from panels import sign_panels, word_panels
 from PIL import Image
 
 from evaluation.scene_sets import absent_concepts
 from explainer import Explainer
 from figures import Panel, bars, curves, grid, short
 from image_utils import open_image, read_mask
-from panels import sign_panels, word_panels
 
 PICTURE = np.random.default_rng(0).random((20, 20, 3))
 

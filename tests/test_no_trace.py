@@ -14,6 +14,7 @@ from torch import nn
 
 from clip_ import similarity_score
 from conftest import noise
+from methods import METHODS, Method
 from saliency import relevance_maps
 from small_clip import small_vit
 from vit_cam import (
@@ -23,7 +24,6 @@ from vit_cam import (
     vit_perword_relevance,
     vit_relevance,
 )
-from vit_methods import METHODS, Method
 
 STATM = Path("/proc/self/statm")
 every_method = pytest.mark.parametrize("method", METHODS)

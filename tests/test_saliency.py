@@ -11,12 +11,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-import vit_methods
+import methods
 from conftest import noise
+from methods import METHODS
 from model import convert_weights
 from recording import pairs_at_once
 from saliency import block_maps, direction_maps, normalise_maps, relevance_maps, resize_maps
-from vit_methods import METHODS
 from vit_oracles import ORACLES, cosine, oracle_map, recorded_blocks
 
 every_method = pytest.mark.parametrize("method", METHODS)
@@ -165,7 +165,7 @@ def test_a_map_depends_on_its_own_image_and_target_alone(visual, images, targets
 def test_maps_are_the_same_however_few_pairs_are_taken_at_once(visual, monkeypatch, pairs):
     images, own = noise(3, 3, 32, 32), noise(3, 3, 16)
     whole = relevance_maps(visual, images, own, "all grads")
-    monkeypatch.setattr(vit_methods, "pairs_at_once", lambda *_: pairs)
+    monkeypatch.setattr(methods, "pairs_at_once", lambda *_: pairs)
     assert relative_error(relevance_maps(visual, images, own, "all grads"), whole) < 1e-12
 
 

@@ -15,9 +15,9 @@ from torch.nn.utils import parametrize
 
 from checks import is_plain
 from conftest import noise
+from methods import METHODS
 from model import ResidualAttentionBlock, VisionTransformer
 from saliency import block_maps, relevance_maps
-from vit_methods import METHODS
 from vit_oracles import ORACLES, cosine
 
 every_method = pytest.mark.parametrize("method", METHODS)

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from clip_ import PIXEL_MEAN, PIXEL_STD, tokenize
 from conftest import noise
 from image_utils import show_cam_on_image, show_overlapped_cam, to_bytes
+from methods import METHODS
 from saliency import relevance_maps
 from vit_cam import (
     interpret_perword_vit,
@@ -20,7 +21,6 @@ from vit_cam import (
     vit_perword_relevance,
     vit_relevance,
 )
-from vit_methods import METHODS
 from vit_oracles import cosine, oracle_map, recorded_blocks
 
 TEXT = "a cow and a sheep"

@@ -467,7 +467,7 @@ def train(recipe: Recipe, folder: Path, output: Path, device: str, workers: int)
 
 
 def configuration(model: dict) -> dict[str, str]:
-    """What a file of weights says of its network, for `load`; see `code/configuration.py`."""
+    """What a file of weights says of its network; see `code/checkpoints/configuration.py`."""
     cells = 1 if isinstance(model["vision_layers"], int) else 32
     image, text = cells * model["vision_width"] // HEAD_WIDTH, model["transformer_heads"]
     return {"activation": "quickgelu", "heads": f"{image}, {text}"}

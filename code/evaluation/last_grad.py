@@ -17,10 +17,11 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from methods import Method
+from methods.attention_gradients import propagate
 from objective import for_each_image, target_directions
 from recording import Blocks, record_all_queries, record_cls_queries
 from saliency import vit_encoder
-from vit_methods import Method, propagate
 
 Images = Float[Tensor, "image 3 row column"]
 Targets = Float[Tensor, "*image target feature"]

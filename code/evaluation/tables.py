@@ -11,9 +11,9 @@ from jaxtyping import Bool, Float, Int
 from evaluation.baselines import baselines
 from evaluation.localisation import MEASURES
 from evaluation.sanity import parts
-from evaluation.statistics import interval
 from evaluation.study import Columns, Study
 from files import whole_file
+from intervals import interval
 
 Rows = list[dict]
 # Of the image that an object covers.

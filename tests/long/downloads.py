@@ -15,7 +15,7 @@ from unittest.mock import patch
 
 import torch
 from fuzzed_files import other_weights, smallest
-from outcomes import Tally
+from outcomes import PATIENCE, Tally
 
 import checkpoints
 from checkpoints import load_state_dict
@@ -132,7 +132,9 @@ def server() -> Iterator[type[Server]]:
         served.daemon_threads, served.block_on_close = True, False
         served.handle_error = lambda *_: None  # a client that hangs up
         threading.Thread(target=served.serve_forever, args=[0.01], daemon=True).start()
-        with patch.object(checkpoints, "OFFICIAL_SITE", f"http://127.0.0.1:{served.server_port}"):
+        with patch.object(
+            checkpoints.official, "OFFICIAL_SITE", f"http://127.0.0.1:{served.server_port}"
+        ):
             yield handler
         handler.over.set()
         served.shutdown()
@@ -165,15 +167,18 @@ def judge_download(tally: Tally, handler: type[Server], way: str) -> None:
 
 def two_at_once(tally: Tally, cases: int) -> None:
     """Processes that download one file at the same time: each has it, and one file is there."""
-    processes = multiprocessing.get_context("fork")
+    processes = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
     with server() as handler:
+        at = checkpoints.official.OFFICIAL_SITE, checkpoints.OFFICIAL[NAME]
         for _, way in zip(range(cases), cycle(("whole", "slow")), strict=False):
             handler.way, handler.asked = way, 0
             with tempfile.TemporaryDirectory() as folder:
-                both = [processes.Process(target=downloaded, args=(folder,)) for _ in range(2)]
+                both = [processes.Process(target=downloaded, args=(folder, *at)) for _ in range(2)]
                 for one in both:
                     one.start()
                 for one in both:
+                    one.join(PATIENCE)
+                    one.kill()
                     one.join()
                 ends = [one.exitcode for one in both]
                 left = [path.name for path in Path(folder).iterdir()]
@@ -183,6 +188,7 @@ def two_at_once(tally: Tally, cases: int) -> None:
                     tally.wrong.append(f"{way}: processes end with {ends} and leave {left}")
 
 
-def downloaded(folder: str) -> None:
+def downloaded(folder: str, site: str, entry: str) -> None:
     """End with 0 if the weights are right."""
+    checkpoints.official.OFFICIAL_SITE, checkpoints.OFFICIAL[NAME] = site, entry
     raise SystemExit(other_weights(smallest(), load_state_dict(NAME, folder)) or 0)

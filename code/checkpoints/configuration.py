@@ -99,7 +99,7 @@ def configuration(
         raise CheckpointError(
             f"{checkpoint.path} does not say how it is computed, and its tensors cannot tell: give "
             + " and ".join(_questions(found, shape))
-            + ". Commands read them in the metadata of safetensors (see configuration.py)"
+            + ". Commands read them in a safetensors file's metadata (checkpoints/configuration.py)"
         )
     return found
 

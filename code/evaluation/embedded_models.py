@@ -1,4 +1,4 @@
-"""What an embedded model knows and where it looks: `python -m embedded.evaluate ViT-emoji`.
+"""What embedded models know and where they look: `python -m evaluation.embedded_models ViT-emoji`.
 
 On scenes of the style that was never trained on (and, beside it, on new scenes of the others):
 
@@ -20,7 +20,7 @@ from clip_ import load
 from embedded import scenes
 from evaluation.localisation import pointing_game
 from evaluation.scene_sets import at_least_one, concept_features, scene_batches
-from evaluation.statistics import interval
+from intervals import interval
 from saliency import methods, relevance_maps, resize_maps
 
 SLOW = ("FullGrad", "AblationCAM", "ScoreCAM", "GScoreCAM")  # measured only if asked for

@@ -14,7 +14,7 @@ Where there are hooks, adapters, or blocks of other classes, both run the networ
 the attention while it runs, which takes about as much memory and time as autograd does.
 
 Each takes the image encoder, images, unit `directions [image, target, feature]` to explain and the
-first block to record, and yields pairs (A_l, G_l) as `vit_methods.py` describes, last block first.
+first block to record, and yields pairs (A_l, G_l) as `methods/` describes, last block first.
 """
 
 from collections.abc import Iterator, Sequence

@@ -1,0 +1,58 @@
+"""Attention, filtered by the gradient of the objective at it."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from recording import Blocks
+
+Relevance = Float[Tensor, "image target token"]
+
+
+def gradcam(blocks: Blocks) -> Relevance:
+    """Grad-CAM (Selvaraju et al., ICCV 2017) on the attention of the last block.
+
+    r = mean_h relu(G_L ∘ A_L)[0]
+    """
+    return context(*next(blocks))[..., 0, :]
+
+
+def all_grads(blocks: Blocks) -> Relevance:
+    """Chefer et al., ICCV 2021, eqs. 5-6: every block filtered by its own gradient.
+
+    C_l = mean_h relu(G_l ∘ A_l);  R = (I + C_L) ··· (I + C_1);  r = R[0]
+
+    A product of matrices is not free of scale. Here G is the gradient of the cosine; the authors'
+    code for CLIP takes that of the logit (see `scale` of `relevance_maps`).
+    """
+    return propagate(blocks)
+
+
+def last_grad(blocks: Blocks) -> Relevance:
+    """As `all_grads`, but every block is filtered by the gradient of the last.
+
+    G_L is zero outside the row of CLS, so C_l = e_0 c_lᵀ, and the product of matrices is
+
+    r = e_0 + c_L + (1 + c_L[0]) c_{L-1} + (1 + c_L[0]) (1 + c_{L-1}[0]) c_{L-2} + ···
+
+    a weighted sum of the CLS rows c_l = mean_h relu(G_L ∘ A_l)[0]: no other query is needed.
+    """
+    return propagate(blocks)
+
+
+def propagate(blocks: Blocks) -> Relevance:
+    """r ← r + r C_l, last block first: a row through each matrix, never a product of matrices."""
+    relevance = None
+    for attention, gradient in blocks:
+        matrix = context(attention, gradient)
+        if relevance is None:  # CLS is relevant to itself
+            relevance = torch.zeros_like(matrix[..., 0, :])
+            relevance[..., 0] = 1
+        queries = matrix.shape[-2]
+        relevance = relevance + (relevance[..., None, :queries] @ matrix).squeeze(-2)
+    return relevance
+
+
+def context(attention: Tensor, gradient: Tensor) -> Float[Tensor, "image target query token"]:
+    """C = mean_h relu(G ∘ A): how much each query draws from each token in the target's favour."""
+    return (gradient * attention).relu_().mean(2)
