@@ -26,7 +26,7 @@ demo: $(VENV)/.run ## explain images with both embedded models, into results/dem
 	$(BIN)/python code/demo.py
 
 test: $(VENV)/.dev ## run the test suite
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 test-long: $(VENV)/.dev ## fuzz, break and exhaust it for half an hour; the outcomes into tests/README.md
 	$(BIN)/python tests/long

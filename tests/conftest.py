@@ -1,6 +1,7 @@
 """What tests share: figures that need no screen, and one small random CLIP."""
 
 import copy
+import os
 
 import matplotlib
 import pytest
@@ -11,6 +12,8 @@ from model import CLIP, VisionTransformer
 from small_clip import small_vit
 
 matplotlib.use("Agg")
+if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as cores: each has one
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 import functools
 import gc
 import os
+import signal
 import sys
 import threading
 import types
@@ -122,6 +123,7 @@ def test_a_child_forked_while_others_explain_finds_the_model_as_it_was(visual, i
     for _ in range(20):
         child = os.fork()
         if not child:
+            signal.alarm(60)  # a fork of a process with threads may hang
             differs = True
             try:
                 differs = everything_on(visual) != before
