@@ -12,7 +12,8 @@ from clip_ import load, tokenize
 from image_utils import open_image
 from model import VisionTransformer
 from objective import LOGIT_SCALE, target_directions
-from saliency import methods, normalise_maps, relevance_maps, require_images, resize_maps
+from recording.encoders import encoder_of
+from saliency import methods, normalise_maps, relevance_maps, resize_maps
 
 Images = Float[Tensor, "image 3 row column"]
 Targets = Float[Tensor, "*image target feature"]
@@ -43,7 +44,7 @@ class Explainer:
     @torch.no_grad()
     def pictures(self, images: Images) -> Float[Tensor, "image feature"]:
         """Unit features of pictures."""
-        require_images(self.visual, images)
+        encoder_of(self.visual).require_images(images)
         return target_directions(self.model.encode_image(images.to(self.device)).float())
 
     def scores(self, images: Images, targets: Targets) -> Float[Tensor, "image target"]:

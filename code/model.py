@@ -15,8 +15,7 @@ exporting or tracing, and after maps were made (`saliency.py`).
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from functools import lru_cache
 from typing import Any
@@ -172,12 +171,8 @@ class ResidualAttentionBlock(nn.Module):
         flat = probabilities.flatten(0, 1)
         if not flat.requires_grad:  # a model whose parameters are all frozen
             flat.requires_grad_()
-        watched = WATCHED.get()
-        if watched is None:
-            self.recorded = Recorded(flat)
-            flat.register_hook(self.recorded.keep_gradient)
-        else:
-            watched.append((self, flat))
+        self.recorded = Recorded(flat)
+        flat.register_hook(self.recorded.keep_gradient)
         return flat
 
 
@@ -205,29 +200,17 @@ class Recorded:
         return {**vars(self), "in_graph": None}
 
 
-WATCHED: ContextVar[list[tuple[ResidualAttentionBlock, Tensor]] | None] = ContextVar(
-    "WATCHED", default=None
-)
-
-
-@contextmanager
-def watched_attention() -> Iterator[list[tuple[ResidualAttentionBlock, Tensor]]]:
-    """Inside the block, in this thread, the blocks that run put themselves and their attention,
-    (batch * heads, tokens, tokens) and part of the graph, on the list; they keep nothing.
-    """
-    watched = []
-    token = WATCHED.set(watched)
-    try:
-        yield watched
-    finally:
-        WATCHED.reset(token)
+# Whether attention is seen from outside, call by call (`recording/attention.py`): then blocks keep
+# nothing, and call the fused kernel.
+ATTENTION_IS_SEEN: ContextVar[bool] = ContextVar("ATTENTION_IS_SEEN", default=False)
 
 
 def is_recording(module: nn.Module) -> bool:
     return (
         torch.is_grad_enabled()
+        and not module.training
         and not is_exporting()
-        and (not module.training or WATCHED.get() is not None)
+        and not ATTENTION_IS_SEEN.get()
     )
 
 

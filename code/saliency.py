@@ -8,7 +8,6 @@ may explain with one model. What its blocks hold of other images (`attn_probs`) 
 """
 
 import math
-from operator import index
 
 import torch
 from jaxtyping import Float
@@ -17,10 +16,13 @@ from torch import Tensor, nn
 from cams import CAMS
 from checks import require_differentiable, require_finite, type_name, undisturbed
 from maps import normalise_maps, resize_maps
-from methods import METHODS
+from methods import METHODS, Maps, Method, on_grid
 from model import ModifiedResNet, VisionTransformer
 from objective import for_each_image, target_directions
-from recording import blocks_of, forget_attention, record_all_queries
+from recording import forget_attention, record_matrices
+from recording.encoders import Encoder, Images, encoder_of
+from recording.runs import NoAttention, image_count
+from recording.stages import Encoded, attends, last_stage
 
 __all__ = [
     "block_maps",
@@ -33,20 +35,21 @@ __all__ = [
 
 
 def relevance_maps(
-    model: nn.Module,
-    images: Float[Tensor, "image 3 height width"],
+    model: nn.Module | Encoder,
+    images: Images,
     targets: Float[Tensor, "*image target feature"],
     method: str | None = None,
     *,
     negative: bool = False,
     start_block: int = 0,
     scale: float | Float[Tensor, ""] = 1.0,
-) -> Float[Tensor, "image target row column"]:
+) -> Maps:
     """Relevance of every cell of each image to its cosine similarity with each target.
 
-    model: a CLIP, or its image encoder (`clip.visual`).
+    model: a CLIP, or its image encoder (`clip.visual`); a model of open_clip, transformers or timm;
+        or an `Encoder` (`recording/encoders.py`).
     images: [B, 3, H, W] as `preprocess` makes them; sides are multiples of the patch size (ViT) or
-        of 32 (ResNet).
+        of 32 (ResNet). What a processor of NaFlex models returns is taken as it is.
     targets: features of texts, images or emotions, [K, D] (all of them for every image) or
         [B, K, D] (for each image its own). Their length does not matter, only their direction.
     method: one of `methods(model)`; by default "last grad" for a ViT and "GradCAM" for a ResNet.
@@ -58,56 +61,74 @@ def relevance_maps(
         `scale=model.logit_scale.exp()`.
 
     Returns raw relevance on the patch grid of a ViT, or the grid of the last block of a ResNet
-    (FullGrad: of the images' size), float32 (float64 from a float64 model), neither normalised
-    nor resized. Raises TypeError or ValueError on input of wrong type, shape, width or value (NaN
-    and infinity included), on a method that is not in the table and on a block out of range.
+    (FullGrad: of the images' size), float32 (float64 from a float64 model), neither normalised nor
+    resized; where each image has a grid of its own, a list of maps [target, row, column]. Raises
+    TypeError or ValueError on input of wrong type, shape, width or value (NaN and infinity
+    included), on a method that is not in the table and on a block out of range.
     """
-    visual = image_encoder(model)
-    # A CAM compares the targets with what the network returns: its pool may be another.
-    width = None if isinstance(visual, ModifiedResNet) else visual.output_dim
-    directions = positive(scale) * target_directions(targets, width)
-    if isinstance(visual, ModifiedResNet) and scale != 1:
-        raise ValueError("scale is for ViTs: CAMs explain the cosine, or CLIP's logit, as they say")
-    return direction_maps(visual, images, directions, method, negative, start_block)
+    encoder = encoder_of(model)
+    directions = target_directions(targets, feature_width(encoder))
+    return direction_maps(encoder, images, directions, method, negative, start_block, scale)
 
 
 def direction_maps(
-    visual: VisionTransformer | ModifiedResNet,
-    images: Float[Tensor, "image 3 height width"],
+    model: nn.Module | Encoder,
+    images: Images,
     directions: Float[Tensor, "*image target feature"],
     method: str | None = None,
     negative: bool = False,
     start_block: int = 0,
-) -> Float[Tensor, "image target row column"]:
+    scale: float | Float[Tensor, ""] = 1.0,
+) -> Maps:
     """As `relevance_maps`, of the scalar product of the unit image features with any direction.
 
     With unit targets it is their cosine; with t1 - t2 the difference of two cosines.
     """
-    table = methods(visual)
-    method = next(iter(table)) if method is None else method
-    if not isinstance(method, str):
-        raise TypeError(f"method must be a name, such as {next(iter(table))!r}; got {method!r}")
-    if method not in table:
+    encoder, scale, sign = encoder_of(model), positive(scale), -1 if negative else 1
+    tables = tables_of(encoder)
+    if not isinstance(method, str | None):
+        raise TypeError(f"method must be a name, such as {next(iter(tables[0]))!r}; got {method!r}")
+    if method is not None and not any(method in table for table in tables):
         raise ValueError(
-            f"unknown method {method!r}; the methods for a {type(visual).__name__} are "
-            f"{', '.join(table)}"
+            f"unknown method {method!r}; the methods for a {type(encoder.model).__name__} are "
+            f"{', '.join(name for table in tables for name in table)}"
         )
-    require_images(visual, images)
-    if isinstance(visual, ModifiedResNet):
-        if start_block:
-            raise ValueError("start_block is for ViTs: a ResNet has no attention blocks")
-        directions = -directions if negative else directions
-        return table[method](visual, [visual.layer4[-1]]).maps(images, directions)[0]
-    first = block_index(visual, start_block)
-    with undisturbed(visual.conv1.weight.device):
-        images, directions = prepared(visual, images, directions, negative)
-        relevance = table[method].explain(visual, images, directions, first)
-    return on_grid(relevance[..., 1:], visual, images)
+    encoder.require_images(images)
+    if METHODS in tables and (method is None or method in METHODS):
+        chosen = METHODS[method or next(iter(METHODS))]
+        try:
+            return attention_maps(encoder, images, directions, chosen, start_block, sign * scale)
+        except NoAttention as error:
+            if method is not None:
+                raise ValueError(f"{error}: the methods for it are {', '.join(CAMS)}") from error
+    if start_block:
+        raise ValueError("start_block is for ViTs: a ResNet has no attention blocks")
+    if scale != 1:
+        raise ValueError("scale is for ViTs: CAMs explain the cosine, or CLIP's logit, as they say")
+    directions = -directions if negative else directions
+    cam = CAMS[method or next(iter(CAMS))]
+    if isinstance(encoder.model, ModifiedResNet):
+        return cam(encoder.model, [encoder.model.layer4[-1]]).maps(images, directions)[0]
+    return cam(Encoded(encoder), [last_stage(encoder, images)]).maps(images, directions)[0]
+
+
+def attention_maps(
+    encoder: Encoder,
+    images: Images,
+    directions: Tensor,
+    method: Method,
+    start_block: int,
+    factor: float,
+) -> Maps:
+    with undisturbed(encoder.weight.device):
+        images, directions = prepared(encoder, images, directions, factor)
+        maps = method.explain(encoder, images, directions, start_block)
+    return finite(maps)
 
 
 def block_maps(
-    model: nn.Module,
-    images: Float[Tensor, "image 3 height width"],
+    model: nn.Module | Encoder,
+    images: Images,
     targets: Float[Tensor, "*image target feature"],
     grad: bool = False,
     *,
@@ -117,98 +138,105 @@ def block_maps(
     """The attention of CLS in every block of a ViT from `start_block` on, the mean of its heads.
 
     With `grad` the gradient of the similarity (`negative`: of dissimilarity) at that attention,
-    signed. Attention is the same for all targets. Everything else as for `relevance_maps`.
+    signed. Attention is the same for all targets. Everything else as for `relevance_maps`. Where
+    features are an average of tokens, the mean of their attention; where an attention pool reads
+    them, of its queries, as if it were the only block.
     """
-    visual = vit_encoder(model)
-    directions = target_directions(targets, visual.output_dim)
-    require_images(visual, images)
-    first = block_index(visual, start_block)
-    with undisturbed(visual.conv1.weight.device):
-        images, directions = prepared(visual, images, directions, negative)
-        rows = [
-            (gradient if grad else attention)[:, :, :, 0, 1:]
-            .mean(2)
-            .expand((*directions.shape[:2], -1))
-            for attention, gradient in record_all_queries(visual, images, directions, first)
-        ]
-    return on_grid(torch.stack(rows[::-1]), visual, images)
-
-
-def require_images(visual: VisionTransformer | ModifiedResNet, images: Tensor) -> None:
-    """Raise TypeError or ValueError unless there are images that the network takes."""
-    visual.grid(images)
-    if not len(images):
-        raise ValueError(f"there must be at least one image; got {list(images.shape)}")
-    require_finite(images, "images")
+    encoder = encoder_of(model)
+    if tables_of(encoder) == [CAMS]:
+        raise TypeError(f"a {type(encoder.model).__name__} has no blocks that attend")
+    directions = target_directions(targets, feature_width(encoder))
+    encoder.require_images(images)
+    with undisturbed(encoder.weight.device):
+        images, directions = prepared(encoder, images, directions, -1 if negative else 1)
+        recording = record_matrices(encoder, images, directions, start_block)
+        rows, asks = [], recording.asks
+        for attention, gradient in recording:
+            if asks is None and not recording.start.any():
+                break
+            asks = recording.start[: attention.shape[3]] if asks is None else asks
+            read = (asks[:, None] * (gradient if grad else attention)).sum(3).mean(2)
+            rows.append(on_grid(read.expand((*directions.shape[:2], -1)), recording))
+            asks = None
+    return finite(torch.stack(rows[::-1]))
 
 
 def prepared(
-    visual: VisionTransformer, images: Tensor, directions: Tensor, negative: bool
-) -> tuple[Float[Tensor, "image 3 height width"], Float[Tensor, "image target feature"]]:
-    """Images and directions as the ViT takes them, and the ViT as it was before other images."""
-    require_differentiable(visual)
-    weight = visual.conv1.weight
-    directions = for_each_image(directions, images, weight, visual.output_dim)
-    forget_attention(visual)
-    images = images.detach().to(weight, copy=images.is_inference())
-    return images, -directions if negative else directions
+    encoder: Encoder, images: Images, directions: Tensor, factor: float
+) -> tuple[Images, Float[Tensor, "image target feature"]]:
+    """Images and `factor` times the directions, as the encoder takes them; the model forgets what
+    it holds of other images.
+    """
+    require_differentiable(encoder.model)
+    images = encoder.placed(images)
+    count = range(image_count(images))
+    directions = for_each_image(directions, count, encoder.weight, feature_width(encoder))
+    forget_attention(encoder.model)
+    return images, factor * directions
 
 
-def on_grid(
-    cells: Float[Tensor, "*batch cell"], visual: VisionTransformer, images: Tensor
-) -> Float[Tensor, "*batch row column"]:
-    """Maps on the patch grid, or ValueError if what they are made of was too large."""
-    require_finite(cells, "maps (too large numbers for the model's precision: try model.float())")
-    return cells.unflatten(-1, visual.grid(images))
+def finite(maps: Maps) -> Maps:
+    """The maps, or ValueError if what they are made of was too large."""
+    for some in [maps] if isinstance(maps, Tensor) else maps:
+        require_finite(
+            some, "maps (too large numbers for the model's precision: try model.float())"
+        )
+    return maps
 
 
-def methods(model: nn.Module) -> dict:
-    """The methods that explain a model, by name; the first is the default."""
-    return CAMS if isinstance(image_encoder(model), ModifiedResNet) else METHODS
+def methods(model: nn.Module | Encoder) -> dict:
+    """The methods that explain a model, by name; the first is the default.
+
+    For a model that is not of ours, it runs on an empty picture once.
+    """
+    encoder = encoder_of(model)
+    tables = tables_of(encoder)
+    if len(tables) > 1:
+        example = encoder.placed(encoder.example())
+        with undisturbed(encoder.weight.device):
+            return METHODS if attends(encoder, example) else CAMS
+    return tables[0]
+
+
+def tables_of(encoder: Encoder) -> list[dict]:
+    """The tables of methods that may explain a network, as far as its class tells."""
+    if isinstance(encoder.model, ModifiedResNet):
+        return [CAMS]
+    return [METHODS] if isinstance(encoder.model, VisionTransformer) else [METHODS, CAMS]
+
+
+def feature_width(encoder: Encoder) -> int | None:
+    """Of a ViT of ours. A CAM compares targets with what the network returns: its pool may be
+    another.
+    """
+    return encoder.model.output_dim if isinstance(encoder.model, VisionTransformer) else None
 
 
 def vit_encoder(model: nn.Module) -> VisionTransformer:
     """The ViT of a CLIP, or that ViT itself."""
-    return encoder_of(
+    return ours(
         model, VisionTransformer, "a ViT-based CLIP or its image encoder (rn_cam explains a ResNet)"
     )
 
 
 def resnet_encoder(model: nn.Module) -> ModifiedResNet:
     """The ResNet of a CLIP, or that ResNet itself."""
-    return encoder_of(
+    return ours(
         model, ModifiedResNet, "a ResNet-based CLIP or its image encoder (vit_cam explains a ViT)"
     )
 
 
 def image_encoder(model: nn.Module) -> VisionTransformer | ModifiedResNet:
     """The image encoder of a CLIP, or that encoder itself."""
-    return encoder_of(model, VisionTransformer | ModifiedResNet, "a CLIP or its image encoder")
+    return ours(model, VisionTransformer | ModifiedResNet, "a CLIP or its image encoder")
 
 
-def encoder_of(model: nn.Module, kind, wanted: str) -> nn.Module:
+def ours(model: nn.Module, kind, wanted: str) -> nn.Module:
     visual = getattr(model, "visual", model)
     visual = getattr(visual, "_orig_mod", visual)  # of what torch.compile returned
     if not isinstance(visual, kind):
         raise TypeError(f"model must be {wanted}; got {type_name(visual)}")
     return visual
-
-
-def block_index(visual: VisionTransformer, block: int) -> int:
-    """A block's index from the start; negative ones count from the end."""
-    blocks = len(blocks_of(visual))
-    try:
-        number = index(None if isinstance(block, bool) else block)
-    except TypeError:  # arrays have the method, but are no number
-        raise TypeError(
-            f"a block is given by its number, 0 to {blocks - 1}; got {block!r}"
-        ) from None
-    if not -blocks <= number < blocks:
-        raise ValueError(
-            f"block {block} is out of range: this model has blocks 0 to {blocks - 1} "
-            f"(or {-blocks} to -1, from the end)"
-        )
-    return number % blocks
 
 
 def positive(scale: float | Tensor) -> float:

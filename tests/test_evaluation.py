@@ -32,6 +32,7 @@ from evaluation.study import Study, numbered
 from evaluation.tables import by_picture, gain
 from intervals import interval
 from methods import METHODS
+from recording.encoders import encoder_of
 from saliency import relevance_maps, resize_maps
 from small_clip import small_resnet, small_vit
 from vit_oracles import cosine, recorded_blocks
@@ -366,7 +367,7 @@ def test_exchanging_heads_changes_earlier_blocks_alone(clip, images, targets):
     assert not torch.allclose(found, last_grad, rtol=1e-3)
     directions = F.normalize(targets, dim=-1).expand(2, -1, -1)
     from_the_last = [
-        one.explain(clip.visual, images, directions, 3)
+        one.explain(encoder_of(clip), images, directions, 3)
         for one in (VARIANTS["other heads"], METHODS["last grad"])
     ]
     assert torch.equal(*from_the_last)

@@ -111,7 +111,7 @@ def test_so_does_an_exception_in_the_middle(
         raise error("in the middle")
 
     def give_up(blocks):
-        next(blocks)
+        next(iter(blocks))
         fail()
 
     with monkeypatch.context() as patch:
@@ -120,7 +120,7 @@ def test_so_does_an_exception_in_the_middle(
             block = blocks[0] if place == "first block" else blocks[-1]
             patch.setattr(type(block), "finish", lambda self, *a: fail() if self is block else a[0])
         elif place == "target":
-            patch.setattr("recording.objective_slopes", fail)
+            patch.setattr("recording.shortcuts.objective_slopes", fail)
         else:
             patch.setitem(METHODS, method, Method(give_up, METHODS[method].record))
         with pytest.raises(error, match="in the middle"):

@@ -16,6 +16,7 @@ from conftest import noise
 from methods import METHODS
 from model import convert_weights
 from recording import pairs_at_once
+from recording.encoders import encoder_of
 from saliency import block_maps, direction_maps, normalise_maps, relevance_maps, resize_maps
 from vit_oracles import ORACLES, cosine, oracle_map, recorded_blocks
 
@@ -172,7 +173,7 @@ def test_maps_are_the_same_however_few_pairs_are_taken_at_once(visual, monkeypat
 def test_matrices_taken_at_once_are_bounded(visual):
     images = noise(2, 3, 32, 32)
     pair = 8 * visual.transformer.resblocks[0].attn.heads * 17**2
-    most = pairs_at_once(visual, images) * pair
+    most = pairs_at_once(encoder_of(visual), images) * pair
     assert 2**24 - pair < most <= 2**24
 
 

@@ -17,7 +17,7 @@ from torch.nn.utils import parametrize
 
 from conftest import noise
 from pytorch_grad_cam import CAMS, GradCAM, GuidedBackpropReLUModel, LayerCAM
-from pytorch_grad_cam.twins import twins
+from recording.twins import twins
 from saliency import relevance_maps
 from small_clip import small_resnet
 from test_no_trace import everything_on

@@ -11,6 +11,7 @@ has to do with a block's own gradient, and VARIANTS change one thing at a time o
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +21,8 @@ from torch import Tensor, nn
 from methods import Method
 from methods.attention_gradients import propagate
 from objective import for_each_image, target_directions
-from recording import Blocks, record_all_queries, record_cls_queries
+from recording import Recording, record_matrices, record_readers
+from recording.encoders import encoder_of
 from saliency import vit_encoder
 
 Images = Float[Tensor, "image 3 row column"]
@@ -28,7 +30,7 @@ Targets = Float[Tensor, "*image target feature"]
 Maps = Float[Tensor, "image target row column"]
 
 
-def recorded(record: Callable, model: nn.Module, images: Images, targets: Targets) -> Blocks:
+def recorded(record: Callable, model: nn.Module, images: Images, targets: Targets) -> Recording:
     """All blocks of the model, last first, as methods read them."""
     return record(*encoder_and_inputs(model, images, targets), 0)
 
@@ -37,7 +39,7 @@ def encoder_and_inputs(model: nn.Module, images: Images, targets: Targets) -> tu
     visual = vit_encoder(model)
     weight = visual.conv1.weight
     directions = for_each_image(target_directions(targets, visual.output_dim), images, weight)
-    return visual, images.to(weight), directions
+    return encoder_of(visual), images.to(weight), directions
 
 
 def shares(
@@ -45,7 +47,7 @@ def shares(
 ) -> Float[Tensor, "block head image target row column"]:
     """What each head of each block puts into the map: their sum is the map of `last grad`."""
     found, factor = [], 1
-    for attention, gradient in recorded(record_cls_queries, model, images, targets):
+    for attention, gradient in recorded(record_readers, model, images, targets):
         heads = (gradient * attention).relu()[:, :, :, 0] / attention.shape[2]
         found.append((heads[..., 1:] * factor).permute(2, 0, 1, 3))
         # The way through CLS itself: how much of the blocks below comes in once more.
@@ -59,41 +61,38 @@ def agreement(
     """The cosine of the gradient at each block's row of CLS with that of the last, all heads."""
     rows = [
         gradient[:, :, :, 0].flatten(2)
-        for _, gradient in recorded(record_all_queries, model, images, targets)
+        for _, gradient in recorded(record_matrices, model, images, targets)
     ]
     return torch.stack([F.cosine_similarity(row, rows[0], dim=-1) for row in rows[::-1]])
 
 
-def other_heads(blocks: Blocks) -> Float[Tensor, "image target token"]:
+def other_heads(recording: Recording) -> Float[Tensor, "image target token"]:
     """`last grad` with the heads of earlier blocks exchanged: h is filtered by the gradient of
     h + 1. Nothing in training makes a head of one block correspond to that of another.
     """
-
-    def exchanged() -> Blocks:
-        yield next(blocks)
-        for attention, gradient in blocks:
-            yield attention, gradient.roll(1, 2)
-
-    return propagate(exchanged())
+    pairs = (
+        (attention, gradient.roll(1, 2) if earlier else gradient)
+        for earlier, (attention, gradient) in enumerate(recording.pairs)
+    )
+    return propagate(replace(recording, pairs=pairs))
 
 
-def own_gradients(blocks: Blocks) -> Float[Tensor, "image target token"]:
+def own_gradients(recording: Recording) -> Float[Tensor, "image target token"]:
     """`last grad` with each block's own gradient: the rows of CLS of `all grads` alone, without its
     ways from patch to patch.
     """
-    return propagate(
-        (attention[..., :1, :], gradient[..., :1, :]) for attention, gradient in blocks
+    pairs = (
+        (attention[..., :1, :], gradient[..., :1, :]) for attention, gradient in recording.pairs
     )
+    return propagate(replace(recording, pairs=pairs))
 
 
 VARIANTS = {
-    "other heads": Method(other_heads, record_cls_queries),
-    "own gradients": Method(own_gradients, record_all_queries),
+    "other heads": Method(other_heads, record_readers),
+    "own gradients": Method(own_gradients, record_matrices),
 }
 
 
 def variant_maps(model: nn.Module, images: Images, targets: Targets, variant: str) -> Maps:
     """As `relevance_maps`, by one of VARIANTS."""
-    inputs = encoder_and_inputs(model, images, targets)
-    relevance = VARIANTS[variant].explain(*inputs, 0)
-    return relevance[..., 1:].unflatten(-1, inputs[0].grid(images))
+    return VARIANTS[variant].explain(*encoder_and_inputs(model, images, targets), 0)

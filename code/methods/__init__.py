@@ -1,50 +1,81 @@
-"""Saliency methods for ViT-based CLIP: one function each, and the table that names them.
+"""Saliency methods for networks that attend: one function each, and the table that names them.
 
-A method turns recorded blocks into relevance. It reads them last first, as pairs
+A method turns what was recorded of a network into relevance. It reads the layers last first, as
+pairs
 
     attention  A_l  [image, 1, head, query, token]        after the softmax
     gradient   G_l  [image, target, head, query, token]   of the objective: the cosine of the image
                                                           features with each target
 
-and returns how relevant every token is to CLS, [image, target, token], CLS first. The objective is
-read from CLS, so G is zero for all other queries of the last block: there, the only query recorded
-is CLS. Other blocks come with all their queries, or with that of CLS alone, as `recording` says.
+and returns how relevant every token is, [image, target, token]. Of most networks the features are
+read from CLS, the first token: so G is zero for all other queries of the last block, and there the
+only query recorded is CLS. Other blocks come with all their queries, or with that of CLS alone, as
+`recording/` says. Where the features are read from more than one token, or from the queries of an
+attention pool behind the blocks, `asks` and `start` of a recording say how much from which.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from methods.attention_gradients import Relevance, all_grads, gradcam, last_grad
-from model import VisionTransformer
-from recording import Blocks, is_as_written, pairs_at_once, record_all_queries, record_cls_queries
+from recording import (
+    Recording,
+    is_ours_as_written,
+    pairs_at_once,
+    record_matrices,
+    record_readers,
+)
+from recording.encoders import Encoder, Images
+
+Maps = Float[Tensor, "image target row column"]
 
 
 @dataclass(frozen=True)
 class Method:
-    relevance: Callable[[Blocks], Relevance]
-    record: Callable[..., Iterator]
+    relevance: Callable[[Recording], Relevance]
+    record: Callable[..., Recording]
 
     def explain(
-        self, visual: VisionTransformer, images: Tensor, directions: Tensor, first: int
-    ) -> Relevance:
-        """Relevance of every token, recorded from block `first` on; in parts where whole matrices
-        for all images and targets would be too large.
+        self, encoder: Encoder, images: Images, directions: Tensor, start_block: int
+    ) -> Maps | list[Float[Tensor, "target row column"]]:
+        """Maps on the patch grid, of what is recorded from `start_block` on; a list of one map an
+        image where the grids differ.
+
+        They are made in parts where whole matrices for all images and targets would be too large.
         """
-        whole = self.record is record_all_queries or not is_as_written(visual)
-        pairs = pairs_at_once(visual, images) if whole else directions[..., 0].numel()
+        if not isinstance(images, Tensor):  # what a processor made of all of them together
+            return self.maps(encoder, images, directions, start_block)
+        whole = self.record is record_matrices or not is_ours_as_written(encoder)
+        pairs = pairs_at_once(encoder, images) if whole else directions[..., 0].numel()
         count = max(1, pairs // directions.shape[1])
         found = [
-            [self.relevance(self.record(visual, some, few, first)) for few in asked.split(pairs, 1)]
+            [self.maps(encoder, some, few, start_block) for few in asked.split(pairs, 1)]
             for some, asked in zip(images.split(count), directions.split(count), strict=True)
         ]
         return torch.cat([torch.cat(row, 1) for row in found])
 
+    def maps(self, encoder: Encoder, images: Images, directions: Tensor, start_block: int) -> Maps:
+        recording = self.record(encoder, images, directions, start_block)
+        return on_grid(self.relevance(recording), recording)
+
+
+def on_grid(relevance: Float[Tensor, "image target token"], recording: Recording) -> Maps:
+    """The relevance of the patches; of each image by itself where the grids differ."""
+    patches = relevance[..., recording.prefix :]
+    if isinstance(recording.grid, tuple):
+        return patches.unflatten(-1, recording.grid)
+    return [
+        image[:, : rows * columns].unflatten(-1, (rows, columns))
+        for image, (rows, columns) in zip(patches, recording.grid, strict=True)
+    ]
+
 
 METHODS = {
-    "last grad": Method(last_grad, record_cls_queries),
-    "all grads": Method(all_grads, record_all_queries),
-    "gradcam": Method(gradcam, record_cls_queries),
+    "last grad": Method(last_grad, record_readers),
+    "all grads": Method(all_grads, record_matrices),
+    "gradcam": Method(gradcam, record_readers),
 }

@@ -1,23 +1,22 @@
 """Attention, filtered by the gradient of the objective at it."""
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from recording import Blocks
+from recording import Recording
 
 Relevance = Float[Tensor, "image target token"]
 
 
-def gradcam(blocks: Blocks) -> Relevance:
+def gradcam(recording: Recording) -> Relevance:
     """Grad-CAM (Selvaraju et al., ICCV 2017) on the attention of the last block.
 
     r = mean_h relu(G_L ∘ A_L)[0]
     """
-    return context(*next(blocks))[..., 0, :]
+    return recording.asks @ context(*next(iter(recording)))
 
 
-def all_grads(blocks: Blocks) -> Relevance:
+def all_grads(recording: Recording) -> Relevance:
     """Chefer et al., ICCV 2021, eqs. 5-6: every block filtered by its own gradient.
 
     C_l = mean_h relu(G_l ∘ A_l);  R = (I + C_L) ··· (I + C_1);  r = R[0]
@@ -25,10 +24,10 @@ def all_grads(blocks: Blocks) -> Relevance:
     A product of matrices is not free of scale. Here G is the gradient of the cosine; the authors'
     code for CLIP takes that of the logit (see `scale` of `relevance_maps`).
     """
-    return propagate(blocks)
+    return propagate(recording)
 
 
-def last_grad(blocks: Blocks) -> Relevance:
+def last_grad(recording: Recording) -> Relevance:
     """As `all_grads`, but every block is filtered by the gradient of the last.
 
     G_L is zero outside the row of CLS, so C_l = e_0 c_lᵀ, and the product of matrices is
@@ -37,19 +36,17 @@ def last_grad(blocks: Blocks) -> Relevance:
 
     a weighted sum of the CLS rows c_l = mean_h relu(G_L ∘ A_l)[0]: no other query is needed.
     """
-    return propagate(blocks)
+    return propagate(recording)
 
 
-def propagate(blocks: Blocks) -> Relevance:
+def propagate(recording: Recording) -> Relevance:
     """r ← r + r C_l, last block first: a row through each matrix, never a product of matrices."""
-    relevance = None
-    for attention, gradient in blocks:
+    asks, relevance = recording.asks, recording.start  # CLS is relevant to itself
+    for attention, gradient in recording:
         matrix = context(attention, gradient)
-        if relevance is None:  # CLS is relevant to itself
-            relevance = torch.zeros_like(matrix[..., 0, :])
-            relevance[..., 0] = 1
-        queries = matrix.shape[-2]
-        relevance = relevance + (relevance[..., None, :queries] @ matrix).squeeze(-2)
+        asks = relevance[..., : matrix.shape[-2]] if asks is None else asks
+        relevance = relevance + (asks[..., None, :] @ matrix).squeeze(-2)
+        asks = None
     return relevance
 
 

@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pytorch_grad_cam.base import ChannelwiseCAM, Record, scores_of
-from pytorch_grad_cam.twins import hooked
+from recording.twins import hooked
 
 
 class AblationCAM(ChannelwiseCAM):

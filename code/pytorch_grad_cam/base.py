@@ -30,7 +30,7 @@ from objective import (
     similarities,
     target_directions,
 )
-from pytorch_grad_cam.twins import follow, hooked, twins
+from recording.twins import follow, hooked, twins
 
 Maps = Float[Tensor, "image target row column"]
 

@@ -14,7 +14,7 @@ from checks import (
 )
 from objective import for_each_image, objective_slopes, target_directions
 from pytorch_grad_cam.base import embedding_model, require_features, require_images
-from pytorch_grad_cam.twins import hooked, twins
+from recording.twins import hooked, twins
 
 
 class GuidedBackpropReLUModel:

@@ -1,242 +1,243 @@
-"""Run a ViT and record the attention of its blocks with the gradient of the objective.
+"""Run an image encoder and record its attention, with the gradient of the objective at it.
 
-Two ways, with shortcuts for a network that is as its classes say (`is_as_written`), both without
-the gradient of any parameter and without a trace on the network:
+`record_readers`    the attention of what the features are read from alone: the row of CLS in each
+                    block, or that of an attention pool, with the gradient of the last. About one
+                    forward pass, whatever the number of targets.
+`record_matrices`   whole matrices of all blocks, each with its own gradient: as much memory and
+                    time as autograd takes. `pairs_at_once` says how many pairs of image and target
+                    do not slow each other down.
 
-`record_cls_queries`   one fused forward pass without autograd, plus the row of CLS in each block.
-                       The only gradient is that of the last block's row, and it stands for all.
-                       Memory grows with blocks x heads x tokens.
-`record_all_queries`   every block with its own gradient: forward with whole matrices, and back
-                       block by block. Memory grows with blocks x heads x tokens²; `pairs_at_once`
-                       says how many pairs of image and target do not slow each other down.
-
-Where there are hooks, adapters, or blocks of other classes, both run the network as it is and read
-the attention while it runs, which takes about as much memory and time as autograd does.
-
-Each takes the image encoder, images, unit `directions [image, target, feature]` to explain and the
-first block to record, and yields pairs (A_l, G_l) as `methods/` describes, last block first.
+Both leave no trace on the network, and ask for no gradient of a parameter. A ViT of ours is
+recorded by `shortcuts.py` where nothing was done to it; anybody's network, and ours with hooks,
+adapters or other modules, by `runs.py`.
 """
 
-from collections.abc import Iterator, Sequence
-from itertools import zip_longest
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from operator import index
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.dropout import _DropoutNd
 
-from checks import is_plain, type_name
-from model import (
-    Attention,
-    ResidualAttentionBlock,
-    Transformer,
-    VisionTransformer,
-    watched_attention,
-)
+from model import Attention, ResidualAttentionBlock, VisionTransformer
 from objective import objective_slopes
+from recording import shortcuts
+from recording.encoders import Encoder, Grid, Images
+from recording.gradients import gradients, one_by_one
+from recording.runs import Layer, Run, TooFewTokens, askers, require_graph
 
-Blocks = Iterator[
-    tuple[Float[Tensor, "image 1 head query token"], Float[Tensor, "image target head query token"]]
+Pair = tuple[
+    Float[Tensor, "image 1 head query token"], Float[Tensor, "image target head query token"]
 ]
 
 # Bytes that the matrices of one block may take. On a CPU, a tensor of more than 32 MiB goes back to
 # the system and is fetched anew, which takes longer than the arithmetic.
 MOST_BYTES = {"cpu": 2**24}
 MOST_ELSEWHERE = 2**30
+MOST_PREFIX = 16  # tokens before the patches: CLS and registers
 
 
-def blocks_of(visual: VisionTransformer) -> nn.Sequential:
-    """The attention blocks of a ViT, also where something was wrapped around the transformer."""
-    for module in visual.modules():
-        if isinstance(module, Transformer):
-            return module.resblocks
-    raise ValueError(
-        f"the attention of this model's transformer, a {type_name(visual.transformer)}, cannot be "
-        "read: only model.Transformer records it"
-    )
+@dataclass
+class Recording:
+    """What was read of a network, as methods want it.
+
+    pairs: of each layer, last first, its attention A_l and a gradient G_l, in float32 at least.
+    asks: how much of the features is read from each query of the first pair.
+    start: how much is read from each token itself; zero where a pool of other queries reads.
+    grid: rows and columns of the patches; of each image, where they differ.
+    prefix: the number of tokens before the patches.
+    """
+
+    pairs: Iterator[Pair]
+    asks: Float[Tensor, " query"]
+    start: Float[Tensor, " token"]
+    grid: Grid | list[Grid]
+    prefix: int
+
+    def __iter__(self) -> Iterator[Pair]:
+        for attention, gradient in self.pairs:
+            dtype = torch.promote_types(attention.dtype, torch.float32)
+            yield attention.unsqueeze(1).to(dtype), gradient.to(dtype)
 
 
-def is_as_written(visual: VisionTransformer) -> bool:
-    """Whether the shortcuts lead to what the network itself does."""
-    inner = [getattr(block, "_orig_mod", block) for block in blocks_of(visual)]  # of torch.compile
-    return is_plain(visual) and all(isinstance(block, ResidualAttentionBlock) for block in inner)
+def record_readers(
+    encoder: Encoder, images: Images, directions: Tensor, start_block: int
+) -> Recording:
+    if is_ours_as_written(encoder):
+        first = block_number(start_block, len(encoder.model.transformer.resblocks))
+        pairs = shortcuts.cls_queries(encoder.model, images, directions, first)
+        return of_cls(pairs, directions, encoder.model.grid(images))
+    run = Run(encoder, images, whole=encoder.pooling == "average")
+    features = run.read()
+    first = block_number(start_block, len(run.layers))
+    if run.probe:
+        require_all_blocks(first)
+        encoder.pooling, asks = "probe", askers(features, run.leaf)
+        gradient = last_gradient(encoder, run, run.probe, features, directions)[:, :, :, asks]
+        attention = run.probe.attention.probabilities()[:, :, asks]
+        weights = even(asks, directions)[asks]
+        return recording(encoder, run, iter([(attention, gradient)]), weights)
+    features = features_of_cls(run, features)
+    asks = None
+    if features is None:
+        features = run.tail(None)
+        asks = askers(features, run.leaf)
+        if not asks.any():
+            raise ValueError("the features do not depend on the attention of the last block")
+        if asks[0] and not asks[1:].any():
+            asks = None
+        elif not run.whole:
+            encoder.pooling = "average"
+            return record_readers(encoder, images, directions, start_block)
+    gradient = last_gradient(encoder, run, run.layers[-1], features, directions)
+    layers = run.layers[first:][::-1]
+    if asks is None:
+        encoder.pooling = "CLS"
+        pairs = ((layer.rows, gradient[:, :, :, :1]) for layer in layers)
+        return of_cls(pairs, directions, *patches(encoder, run))
+    pairs = ((layer.attention.probabilities(), gradient) for layer in layers)
+    weights = even(asks, directions)
+    return recording(encoder, run, pairs, weights, weights)
 
 
-def forget_attention(visual: VisionTransformer) -> None:
-    """Empty `attn_probs` and `attn_grad` of all blocks: they are those of other images."""
-    for module in visual.modules():
+def record_matrices(
+    encoder: Encoder, images: Images, directions: Tensor, start_block: int
+) -> Recording:
+    if is_ours_as_written(encoder):
+        first = block_number(start_block, len(encoder.model.transformer.resblocks))
+        pairs = shortcuts.all_queries(encoder.model, images, directions, first)
+        return of_cls(pairs, directions, encoder.model.grid(images))
+    run = Run(encoder, images)
+    features, attentions = run.graph()
+    each = (askers(features, attention) for attention in reversed(attentions))
+    asks = next((asks for asks in each if asks.any()), None)
+    if asks is None:
+        raise ValueError("the features do not depend on the attention of any block")
+    attentions = attentions[block_number(start_block, len(run.layers)) :]
+    slopes = objective_slopes(features.detach(), directions)
+    found = one_by_one(features, attentions, slopes)
+    pairs = [
+        (attention.detach(), gradient.transpose(0, 1))
+        for attention, gradient in zip(attentions, found, strict=True)
+    ][::-1]
+    weights = even(asks, directions)
+    return recording(encoder, run, iter(pairs), weights, None if run.probe else weights)
+
+
+def is_ours_as_written(encoder: Encoder) -> bool:
+    return isinstance(encoder.model, VisionTransformer) and shortcuts.are_possible(encoder.model)
+
+
+def of_cls(
+    pairs: Iterator[tuple[Tensor, Tensor]], directions: Tensor, grid: Grid, prefix: int = 1
+) -> Recording:
+    """Features that are read from the first token alone."""
+    rows, columns = grid
+    asks = directions.new_ones(1)
+    start = directions.new_zeros(prefix + rows * columns)
+    start[0] = 1
+    return Recording(pairs, asks, start, grid, prefix)
+
+
+def recording(
+    encoder: Encoder,
+    run: Run,
+    pairs: Iterator[tuple[Tensor, Tensor]],
+    asks: Float[Tensor, " query"],
+    start: Float[Tensor, " token"] | None = None,
+) -> Recording:
+    if start is None:
+        start = asks.new_zeros(run.layers[0].rows.shape[-1])
+    return Recording(pairs, asks, start, *patches(encoder, run))
+
+
+def even(asks: Tensor, directions: Tensor) -> Float[Tensor, " query"]:
+    """The same share for all that ask."""
+    return asks.to(directions) / asks.sum()
+
+
+def features_of_cls(run: Run, features: Tensor) -> Float[Tensor, "image feature"] | None:
+    """The features of a run on, from the answer to CLS, or None if they are read from more."""
+    if run.whole:
+        return None
+    try:
+        again = run.tail(1)
+    except TooFewTokens:
+        return None
+    far = (again.detach() - features).norm(dim=-1) / features.norm(dim=-1)
+    return again if (far < torch.finfo(far.dtype).eps ** 0.5).all() else None
+
+
+def last_gradient(
+    encoder: Encoder, run: Run, layer: Layer, features: Tensor, directions: Tensor
+) -> Float[Tensor, "image target head query token"]:
+    """The gradient at the attention of the last layer: mixed = attention @ value, written out
+    because autograd would copy the value for every target.
+    """
+    require_graph(features)
+    slopes = objective_slopes(features.detach(), directions)
+    hooks = any(m._backward_hooks or m._backward_pre_hooks for m in encoder.model.modules())
+    each = one_by_one if hooks else gradients
+    (slopes,) = each(features, (run.leaf,), slopes)
+    return torch.einsum("kbhqd,bhtd->bkhqt", slopes, layer.attention.value.detach())
+
+
+def patches(encoder: Encoder, run: Run) -> tuple[Grid | list[Grid], int]:
+    """The patch grid, and the number of tokens before the patches; ValueError if that cannot be
+    told.
+    """
+    tokens = run.layers[0].rows.shape[-1]
+    if isinstance(run.images, Mapping) and "spatial_shapes" in run.images:
+        return [tuple(shape) for shape in run.images["spatial_shapes"].tolist()], 0
+    rows, columns = encoder.grid or run.grid or (0, 0)
+    prefix = tokens - rows * columns
+    if not 0 <= prefix <= (tokens if encoder.grid else MOST_PREFIX):
+        raise ValueError(
+            f"which of {tokens} tokens are patches cannot be told (of a grid {rows} x {columns}): "
+            "give an Encoder with grid=(rows, columns)"
+        )
+    return (rows, columns), prefix
+
+
+def require_all_blocks(first: int) -> None:
+    if first:
+        raise ValueError(
+            "start_block is for models whose blocks are read; of this one the attention pool is"
+        )
+
+
+def block_number(block: int, blocks: int) -> int:
+    """A block's number from the start; negative ones count from the end."""
+    try:
+        number = index(None if isinstance(block, bool) else block)
+    except TypeError:  # arrays have the method, but are no number
+        raise TypeError(
+            f"a block is given by its number, 0 to {blocks - 1}; got {block!r}"
+        ) from None
+    if not -blocks <= number < blocks:
+        raise ValueError(
+            f"block {block} is out of range: this model has blocks 0 to {blocks - 1} "
+            f"(or {-blocks} to -1, from the end)"
+        )
+    return number % blocks
+
+
+def forget_attention(model: nn.Module) -> None:
+    """Empty `attn_probs` and `attn_grad` of all blocks of ours: they are those of other images."""
+    for module in model.modules():
         if isinstance(module, ResidualAttentionBlock):
             module.attn_probs = None
 
 
-def pairs_at_once(visual: VisionTransformer, images: Tensor) -> int:
+def pairs_at_once(encoder: Encoder, images: Images) -> int:
     """How many pairs of image and target go well together where whole matrices are recorded, one
     at least.
     """
-    rows, columns = visual.grid(images)
-    heads = next(module.heads for module in visual.modules() if isinstance(module, Attention))
-    pair = heads * (rows * columns + 1) ** 2
+    ours = [module for module in encoder.model.modules() if isinstance(module, Attention)]
+    if not (ours and isinstance(encoder.model, VisionTransformer)):
+        return 1
+    rows, columns = encoder.model.grid(images)
+    pair = ours[0].heads * (rows * columns + 1) ** 2
     most = MOST_BYTES.get(images.device.type, MOST_ELSEWHERE)
     return max(1, most // (pair * images.element_size()))
-
-
-@torch.no_grad()
-def record_cls_queries(
-    visual: VisionTransformer, images: Tensor, directions: Tensor, first: int
-) -> Blocks:
-    if not is_as_written(visual):
-        yield from record_as_it_runs(visual, images, directions, first, every=False)
-        return
-    *early, last = blocks_of(visual)
-    rows = []
-    x = visual.embed(images)
-    for index, block in enumerate(early):
-        q, k, v = block.attn.queries_keys_values(block.ln_1(x))
-        if index >= first:
-            rows.append(block.attn.probabilities(q[:, :, :1], k))
-        x = block.finish(x, F.scaled_dot_product_attention(q, k, v))
-    row, gradient, _ = record_last_block(visual, last, x, directions)
-    for attention in [row, *reversed(rows)]:
-        yield recorded(attention, gradient)
-
-
-@torch.no_grad()
-def record_all_queries(
-    visual: VisionTransformer, images: Tensor, directions: Tensor, first: int
-) -> Blocks:
-    if not is_as_written(visual):
-        yield from record_as_it_runs(visual, images, directions, first, every=True)
-        return
-    *early, last = blocks_of(visual)
-    x = visual.embed(images)
-    for block in early[:first]:
-        x = block(x)
-    # Each block is a graph of its own, freed as soon as the way back has passed it.
-    passed = []
-    for block in early[first:]:
-        x = x.detach().requires_grad_()
-        with torch.enable_grad():
-            q, k, v = block.attn.queries_keys_values(block.ln_1(x))
-            attention = block.attn.probabilities(q, k)
-            end = block.finish(x, attention @ v)
-        passed.append((x, attention, end))
-        x = end
-    x = x.detach().requires_grad_(bool(passed))
-    row, gradient, slopes = record_last_block(visual, last, x, directions)
-    yield recorded(row, gradient)
-    while passed:
-        start, attention, end = passed.pop()
-        wanted = (attention, start) if passed else (attention,)  # before the first is nothing
-        gradient, *slopes = gradients(end, wanted, *slopes)
-        yield recorded(attention.detach(), gradient.transpose(0, 1))
-
-
-def record_last_block(
-    visual: VisionTransformer,
-    block: ResidualAttentionBlock,
-    x: Float[Tensor, "image token width"],
-    directions: Float[Tensor, "image target feature"],
-) -> tuple[
-    Float[Tensor, "image head 1 token"], Float[Tensor, "image target head 1 token"], list[Tensor]
-]:
-    """The row of CLS and its gradient; and that of `x`, [target, image, token, width], if it asks.
-
-    The features are read from CLS: of all other tokens only keys and values are computed.
-    """
-    with torch.enable_grad():
-        q, k, v = block.attn.cls_query_keys_values(block.ln_1(x))
-        row = block.attn.probabilities(q, k)
-        mixed = row @ v
-        if not mixed.requires_grad:  # neither x nor any parameter does
-            mixed.requires_grad_()
-        features = visual.project(block.finish(x[:, :1], mixed)[:, 0])
-    slopes = objective_slopes(features.detach(), directions)
-    wanted = (mixed, x) if x.requires_grad else (mixed,)
-    slopes, *rest = gradients(features, wanted, slopes)
-    # mixed = row @ v, written out because autograd would copy v for every target.
-    gradient = torch.einsum("kbhqd,bhtd->bkhqt", slopes, v.detach())
-    return row.detach(), gradient, rest
-
-
-def record_as_it_runs(
-    visual: VisionTransformer, images: Tensor, directions: Tensor, first: int, every: bool
-) -> Blocks:
-    """Whole matrices of all blocks, read while the network itself runs; each with its own gradient
-    if `every`, otherwise with that of the last.
-    """
-    require_repeatable(visual)
-    with torch.enable_grad(), watched_attention() as watched:
-        features = visual(images)
-    attentions = attention_of_each(visual, images, watched)[first:]
-    if not features.requires_grad:
-        raise ValueError("the features do not depend on the attention: something detaches them")
-    slopes = objective_slopes(features.detach(), directions)
-    found = one_by_one(features, attentions if every else attentions[-1:], slopes)
-    shape = len(images), -1
-    for attention in reversed(attentions):
-        gradient = found.pop() if every else found[0]
-        yield recorded(
-            attention.detach().unflatten(0, shape), gradient.unflatten(1, shape).transpose(0, 1)
-        )
-
-
-def require_repeatable(visual: nn.Module) -> None:
-    """Raise ValueError if running the network would draw at random or change a buffer."""
-    for module in visual.modules():
-        drops = isinstance(module, _DropoutNd) and module.p > 0
-        if module.training and (drops or isinstance(module, _BatchNorm)):
-            raise ValueError(
-                f"a {type_name(module)} of this model is in training mode: call model.eval() first"
-            )
-
-
-def attention_of_each(
-    visual: VisionTransformer,
-    images: Tensor,
-    watched: Sequence[tuple[ResidualAttentionBlock, Tensor]],
-) -> list[Float[Tensor, "image*head query token"]]:
-    """What was read from each block, or ValueError if that is not the attention of all of them."""
-    blocks, (rows, columns) = blocks_of(visual), visual.grid(images)
-    tokens = 1 + rows * columns
-    owners = [owner for owner, _ in watched]
-    for index, (block, owner) in enumerate(zip_longest(blocks, owners)):
-        if block is None or owner not in set(block.modules()):
-            raise ValueError(
-                "each block must run the forward of model.ResidualAttentionBlock once, so that "
-                f"its attention can be read; block {min(index, len(blocks) - 1)} does not"
-            )
-    for index, (owner, attention) in enumerate(watched):
-        if attention.shape != (len(images) * owner.attn.heads, tokens, tokens):
-            raise ValueError(
-                f"block {index} of this model does not attend to {len(images)} images of {tokens} "
-                "tokens each: where tokens or images are added or removed there is no map"
-            )
-    return [attention for _, attention in watched]
-
-
-def gradients(
-    output: Tensor, inputs: Sequence[Tensor], slopes: Float[Tensor, "target ..."]
-) -> Sequence[Float[Tensor, "target ..."]]:
-    """The gradient at each of the inputs for each target."""
-    if torch.is_anomaly_enabled():  # looks at values, which gradients in batches do not show
-        return one_by_one(output, inputs, slopes)
-    return torch.autograd.grad(output, inputs, slopes, is_grads_batched=True)
-
-
-def one_by_one(
-    output: Tensor, inputs: Sequence[Tensor], slopes: Float[Tensor, "target ..."]
-) -> list[Float[Tensor, "target ..."]]:
-    """As `gradients`, but hooks see ordinary tensors; zero where the output does not depend."""
-    each = [
-        torch.autograd.grad(output, inputs, slope, retain_graph=True, materialize_grads=True)
-        for slope in slopes
-    ]
-    return [torch.stack(of_one_input) for of_one_input in zip(*each, strict=True)]
-
-
-def recorded(attention: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
-    """The pair as methods read it, in float32 at least."""
-    dtype = torch.promote_types(attention.dtype, torch.float32)
-    return attention.unsqueeze(1).to(dtype), gradient.to(dtype)

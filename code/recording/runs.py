@@ -1,0 +1,280 @@
+"""Run anybody's network, unchanged, and read its attention.
+
+A `Run` works on twins of the network's modules (`twins.py`), so nothing is set on the network
+itself. The network runs once without autograd while each attention is seen (`attention.py`); then
+only what follows the last attention runs again, from a leaf in the place of its answer, and is
+differentiated for all targets at once. What the features are read from, the pooling, is found out:
+
+CLS      the first token alone. The last block runs again on that token, and gives the features of
+         the whole run; otherwise it is not this.
+probe    an attention behind the blocks, whose queries are not the tokens (SigLIP, CoCa).
+average  several tokens.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from checks import type_name
+from recording.attention import Answer, Attention, Attentions, Heads, seen
+from recording.encoders import Encoder, Images
+from recording.twins import follow, twins
+
+BY_HAND = (
+    "this model computes its attention step by step, where it cannot be read; let it call the "
+    "fused kernel: model.set_attn_implementation('sdpa') in transformers, and, before timm makes a "
+    "model, timm.layers.set_fused_attn(True)"
+)
+
+
+class NoAttention(ValueError):
+    """The network does not attend: it is a convolutional one."""
+
+
+class TooFewTokens(Exception):
+    """A block does not run on its first token alone."""
+
+
+@dataclass
+class Layer:
+    """One attention of a run: `rows` is what its first query attends to."""
+
+    member: nn.Module | None  # of a list of modules, in which it ran
+    attention: Attention
+    rows: Float[Tensor, "image head 1 token"]
+
+
+@dataclass
+class Call:
+    """How a member of a list of modules was called, and whether it returned a tuple."""
+
+    arguments: tuple
+    named: dict[str, Any]
+    returned: int | None  # the length of a tuple
+
+
+class Run:
+    """One run of an encoder over images; `whole`: all queries of all layers will be asked for."""
+
+    def __init__(self, encoder: Encoder, images: Images, whole: bool = False):
+        of = twins(encoder.model)
+        self.encode, self.images, self.whole = follow(encoder.encode, of), images, whole
+        self.count = image_count(images)
+        self.layers: list[Layer] = []
+        self.probe: Layer | None = None
+        self.calls: dict[nn.Module, Call] = {}
+        self.inside: list[nn.Module] = []
+        self.siblings: dict[nn.Module, list[nn.Module]] = {}
+        self.replaces: dict[nn.Module, Any] = {}
+        for module in list(of.values()):
+            if isinstance(module, nn.ModuleList | nn.Sequential):
+                members = list(module)
+                for member in members:
+                    if not isinstance(member, torch.jit.ScriptModule):
+                        self.watch(member, members)
+        self.attentions: Attentions | None = None
+
+    def watch(self, member: nn.Module, siblings: list[nn.Module]) -> None:
+        if member not in self.siblings:
+            self.siblings[member] = siblings
+            member.forward = partial(self.call, member, member.forward)
+
+    def call(self, member: nn.Module, forward, *arguments, **named):
+        """In the place of a member's `forward`, within whatever hooks it has."""
+        if member in self.replaces:
+            return self.replaces[member](forward, arguments, named)
+        before = len(self.layers)
+        self.inside.append(member)
+        try:
+            output = forward(*arguments, **named)
+        finally:
+            self.inside.pop()
+        if any(layer.member is member for layer in self.layers[before:]):
+            self.keep(member, Call(arguments, named, tuple_length(output)))
+        return output
+
+    def keep(self, member: nn.Module, call: Call) -> None:
+        """Of all calls but the last, what they were given is not needed any more."""
+        for earlier in self.calls.values():
+            earlier.arguments, earlier.named = (), {}
+        self.calls[member] = call
+
+    def encoded(self, answer: Answer) -> Float[Tensor, "image feature"]:
+        with seen(answer) as self.attentions:
+            features = self.encode(self.images)
+        if not isinstance(features, Tensor) or features.ndim != 2 or len(features) != self.count:
+            shape = list(features.shape) if isinstance(features, Tensor) else type_name(features)
+            raise ValueError(f"an encoder must return features [image, feature]; got {shape}")
+        return features
+
+    def read(self) -> Float[Tensor, "image feature"]:
+        """Run without autograd, but from a probe's answer on, which becomes `self.leaf`."""
+        with torch.no_grad():  # which also undoes what `read_attention` sets
+            features = self.encoded(self.read_attention)
+        self.require_readable()
+        return features
+
+    def graph(self) -> tuple[Tensor, list[Float[Tensor, "image head query token"]]]:
+        """Features with their graph, and the attention of all layers in it."""
+        found = []
+
+        def answer(attention: Attention) -> Heads:
+            member = self.inside[-1] if self.inside else None
+            self.require_alike(attention)
+            probabilities = attention.probabilities()
+            if not probabilities.requires_grad:
+                probabilities.requires_grad_()
+            found.append(probabilities)
+            layer = Layer(member, attention, probabilities[:, :, :1].detach())
+            if self.is_probe(layer):
+                self.take_probe(layer)
+            else:
+                self.layers.append(layer)
+            return probabilities @ attention.value
+
+        with torch.enable_grad():
+            features = self.encoded(answer)
+        self.require_readable()
+        return features, found
+
+    def take_probe(self, layer: Layer) -> None:
+        if self.probe is not None:
+            raise ValueError("features that several attention pools make of another cannot be read")
+        self.probe = layer
+
+    def read_attention(self, attention: Attention) -> Heads:
+        member = self.inside[-1] if self.inside else None
+        layer = Layer(member, attention, attention.probabilities(1))
+        self.require_alike(attention)
+        if not self.is_probe(layer):
+            self.layers.append(layer)
+            answer = attention.answer()
+            if not self.whole:  # let go of what is not needed again
+                attention.query = attention.key = None
+                if len(self.layers) > 1:
+                    self.layers[-2].attention.value = None
+            return answer
+        self.take_probe(layer)
+        torch.set_grad_enabled(True)
+        self.leaf = attention.answer().detach().requires_grad_()
+        return self.leaf.clone()
+
+    def is_probe(self, layer: Layer) -> bool:
+        """Whether its queries are not the tokens: it does not stand where the others do."""
+        if layer.attention.query.shape[2] != layer.attention.tokens:
+            return True
+        return bool(self.layers) and self.list_of(layer) is not self.list_of(self.layers[0])
+
+    def list_of(self, layer: Layer) -> list[nn.Module] | None:
+        return None if layer.member is None else self.siblings[layer.member]
+
+    def require_alike(self, attention: Attention) -> None:
+        """Raise ValueError unless all layers attend to the same tokens of the same images."""
+        first = self.layers[0].rows if self.layers else None
+        tokens = attention.tokens if first is None else first.shape[-1]
+        if len(attention.key) != self.count or attention.tokens != tokens:
+            raise ValueError(
+                f"block {len(self.layers)} of this model attends to {attention.tokens} tokens of "
+                f"{len(attention.key)} images, not to {tokens} tokens of {self.count}: where "
+                "tokens or images are added or removed there is no map"
+            )
+
+    def require_readable(self) -> None:
+        """Raise ValueError unless the attention of all blocks was seen."""
+        self.grid = self.attentions.grid
+        if self.attentions.by_hand:
+            raise ValueError(BY_HAND)
+        if not self.layers:
+            raise NoAttention("this model does not attend, or with a kernel of its own")
+        if self.attentions.convolves:
+            raise NoAttention("this model convolves where it attends")
+        for index, member in enumerate(self.list_of(self.layers[0]) or []):
+            if sum(layer.member is member for layer in self.layers) != 1:
+                raise ValueError(
+                    "each block must attend once, through scaled_dot_product_attention or "
+                    f"nn.MultiheadAttention, so that it can be read; block {index} does not"
+                )
+
+    def tail(self, queries: int | None) -> Float[Tensor, "image feature"]:
+        """Run the last block again, on its first token alone or (None) on all, and what follows,
+        from `self.leaf`, the answer of its attention.
+
+        Raises TooFewTokens if the block does not run on one token.
+        """
+        last = self.layers[-1]
+        blocks = [layer.member for layer in self.layers]
+        if None in blocks:
+            if queries is not None:
+                raise TooFewTokens
+        else:
+            self.replaces = {block: partial(self.passed, block) for block in blocks[:-1]}
+            self.replaces[last.member] = partial(self.again, last.member, queries)
+        with torch.no_grad():
+            value = last.attention.value
+            answers = last.rows @ value if queries else None
+            self.seen_again = 0
+            return self.encoded(partial(self.answer_again, answers))
+
+    def passed(self, block: nn.Module, _forward, arguments: tuple, named: dict) -> Any:
+        """An earlier block, which need not run again."""
+        stream = arguments[0] if arguments else next(iter(named.values()))
+        length = self.calls[block].returned
+        return stream if length is None else (stream, *(None,) * (length - 1))
+
+    def again(self, block: nn.Module, queries: int | None, forward, _arguments, _named) -> Any:
+        call = self.calls[block]
+        given, named = list(call.arguments), dict(call.named)
+        key = 0 if given else next(iter(named))
+        place = given if given else named
+        stream, tokens = place[key], self.layers[0].rows.shape[-1]
+        if queries is not None:
+            if stream.ndim != 3:
+                raise TooFewTokens
+            axis = 1 if stream.shape[1] == tokens else 0
+            place[key] = stream.narrow(axis, 0, queries)
+        try:
+            return forward(*given, **named)
+        except (RuntimeError, ValueError, IndexError) as error:
+            if queries is None:
+                raise
+            raise TooFewTokens from error
+
+    def answer_again(self, answers: Heads | None, attention: Attention) -> Heads:
+        self.seen_again += 1
+        if not self.replaces and self.seen_again < len(self.layers):
+            return attention.answer()
+        torch.set_grad_enabled(True)
+        if answers is None:
+            answers = attention.answer()
+        self.leaf = answers.detach().requires_grad_()
+        return self.leaf.clone()
+
+
+def tuple_length(output: Any) -> int | None:
+    return len(output) if isinstance(output, tuple) else None
+
+
+def image_count(images: Images) -> int:
+    return len(images["pixel_values"] if isinstance(images, Mapping) else images)
+
+
+def askers(
+    features: Float[Tensor, "image feature"], leaf: Float[Tensor, "image head query _"]
+) -> Bool[Tensor, " query"]:
+    """Which queries the features are read from: they depend on what these are answered."""
+    require_graph(features)
+    noise = torch.randn(features.shape, generator=torch.Generator().manual_seed(0))
+    (slope,) = torch.autograd.grad(
+        features, leaf, noise.to(features), retain_graph=True, materialize_grads=True
+    )
+    return (slope != 0).any(-1).flatten(0, 1).any(0)
+
+
+def require_graph(features: Tensor) -> None:
+    if not features.requires_grad:
+        raise ValueError("the features do not depend on the attention: something detaches them")

@@ -1,0 +1,105 @@
+"""Shortcuts for a ViT of ours that is as its classes say: nothing runs twice, and of the last block
+only CLS asks.
+
+`cls_queries`   one fused forward pass without autograd, plus the row of CLS in each block. The only
+                gradient is that of the last block's row, and it stands for all. Memory grows with
+                blocks x heads x tokens.
+`all_queries`   every block with its own gradient: forward with whole matrices, and back block by
+                block. Memory grows with blocks x heads x tokens².
+
+Each takes images, unit `directions [image, target, feature]` to explain and the first block to
+record, and yields pairs (A_l, G_l) as `methods/` describes, last block first.
+"""
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from checks import is_plain
+from model import ResidualAttentionBlock, Transformer, VisionTransformer
+from objective import objective_slopes
+from recording.gradients import gradients
+
+
+def are_possible(visual: VisionTransformer) -> bool:
+    """Whether the shortcuts lead to what the network itself does."""
+    if not isinstance(visual.transformer, Transformer):
+        return False
+    blocks = visual.transformer.resblocks
+    inner = [getattr(block, "_orig_mod", block) for block in blocks]  # of torch.compile
+    return is_plain(visual) and all(isinstance(block, ResidualAttentionBlock) for block in inner)
+
+
+@torch.no_grad()
+def cls_queries(
+    visual: VisionTransformer, images: Tensor, directions: Tensor, first: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    *early, last = visual.transformer.resblocks
+    rows = []
+    x = visual.embed(images)
+    for index, block in enumerate(early):
+        q, k, v = block.attn.queries_keys_values(block.ln_1(x))
+        if index >= first:
+            rows.append(block.attn.probabilities(q[:, :, :1], k))
+        x = block.finish(x, F.scaled_dot_product_attention(q, k, v))
+    row, gradient, _ = last_block(visual, last, x, directions)
+    for attention in [row, *reversed(rows)]:
+        yield attention, gradient
+
+
+@torch.no_grad()
+def all_queries(
+    visual: VisionTransformer, images: Tensor, directions: Tensor, first: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    *early, last = visual.transformer.resblocks
+    x = visual.embed(images)
+    for block in early[:first]:
+        x = block(x)
+    # Each block is a graph of its own, freed as soon as the way back has passed it.
+    passed = []
+    for block in early[first:]:
+        x = x.detach().requires_grad_()
+        with torch.enable_grad():
+            q, k, v = block.attn.queries_keys_values(block.ln_1(x))
+            attention = block.attn.probabilities(q, k)
+            end = block.finish(x, attention @ v)
+        passed.append((x, attention, end))
+        x = end
+    x = x.detach().requires_grad_(bool(passed))
+    row, gradient, slopes = last_block(visual, last, x, directions)
+    yield row, gradient
+    while passed:
+        start, attention, end = passed.pop()
+        wanted = (attention, start) if passed else (attention,)  # before the first is nothing
+        gradient, *slopes = gradients(end, wanted, *slopes)
+        yield attention.detach(), gradient.transpose(0, 1)
+
+
+def last_block(
+    visual: VisionTransformer,
+    block: ResidualAttentionBlock,
+    x: Float[Tensor, "image token width"],
+    directions: Float[Tensor, "image target feature"],
+) -> tuple[
+    Float[Tensor, "image head 1 token"], Float[Tensor, "image target head 1 token"], list[Tensor]
+]:
+    """The row of CLS and its gradient; and that of `x`, [target, image, token, width], if it asks.
+
+    The features are read from CLS: of all other tokens only keys and values are computed.
+    """
+    with torch.enable_grad():
+        q, k, v = block.attn.cls_query_keys_values(block.ln_1(x))
+        row = block.attn.probabilities(q, k)
+        mixed = row @ v
+        if not mixed.requires_grad:  # neither x nor any parameter does
+            mixed.requires_grad_()
+        features = visual.project(block.finish(x[:, :1], mixed)[:, 0])
+    slopes = objective_slopes(features.detach(), directions)
+    wanted = (mixed, x) if x.requires_grad else (mixed,)
+    slopes, *rest = gradients(features, wanted, slopes)
+    # mixed = row @ v, written out because autograd would copy v for every target.
+    gradient = torch.einsum("kbhqd,bhtd->bkhqt", slopes, v.detach())
+    return row.detach(), gradient, rest
