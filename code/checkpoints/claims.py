@@ -103,7 +103,10 @@ OURS_OF_BOTH = {  # beside the towers
     "multimodal_cfg": (None,),
     "init_logit_bias": (None,),
 }
-NO_CONSEQUENCE_OF_BOTH = {"custom_text", "init_logit_scale", "nonscalar_logit_scale", "output_dict"}
+OF_NO_CONSEQUENCE_OF_BOTH = {
+    *("embed_dim", "quick_gelu", "vision_cfg", "text_cfg"),  # which are read
+    *("custom_text", "init_logit_scale", "nonscalar_logit_scale", "output_dict"),
+}
 WORDS = {  # for what a setting's own name does not tell
     "ls_init_value": "layer scale",
     "timm_model_name": "an image tower of timm",
@@ -122,9 +125,9 @@ def open_clips(content: Section) -> Claims:
     """What an `open_clip_config.json` says, or one of open_clip's own configurations."""
     model = content.section("model_cfg") if "model_cfg" in content else content
     vision, text = model.section("vision_cfg"), model.section("text_cfg")
-    _require_ours(model, OURS_OF_BOTH, NO_CONSEQUENCE_OF_BOTH | {"embed_dim", "quick_gelu"}, True)
     _require_ours(vision, OURS | {"pool_type": (None, "tok")}, READ | OF_NO_CONSEQUENCE)
     _require_ours(text, OURS | {"pool_type": (None, "argmax")}, READ | OF_NO_CONSEQUENCE)
+    _require_ours(model, OURS_OF_BOTH, OF_NO_CONSEQUENCE_OF_BOTH)
     shape, heads = _open_clip_shape(model, vision, text)
     pictures = content.section("preprocess_cfg") if "preprocess_cfg" in content else None
     return Claims(
@@ -191,12 +194,8 @@ def _open_clip_preprocessing(pictures: Section) -> Preprocessing:
     )
 
 
-def _require_ours(
-    section: Section, ours: Mapping[str, tuple], others: set[str], beside_towers: bool = False
-) -> None:
+def _require_ours(section: Section, ours: Mapping[str, tuple], others: set[str]) -> None:
     for key, value in section.values.items():
-        if beside_towers and key in ("vision_cfg", "text_cfg"):
-            continue
         if key in ours and value not in ours[key]:
             what = WORDS.get(key)
             raise CheckpointError(
@@ -305,8 +304,8 @@ def _processing(pictures: Section, side: int) -> Preprocessing:
     if not fits or not rescaled or abs(factor * 255 - 1) > 1e-6 or pictures.get("do_pad"):
         raise CheckpointError(
             f"{pictures.name}: it does not make of every picture a square of the {side} pixels "
-            "that the network reads, in [0, 1], by resizing and cropping; correct it, or take it away "
-            "and give load mean=, std=, interpolation= and resize_mode="
+            "that the network reads, in [0, 1], by resizing and cropping; correct it, or take it "
+            "away and give load mean=, std=, interpolation= and resize_mode="
         )
     normalises = pictures.get("do_normalize", True)
     return Preprocessing(

@@ -36,6 +36,7 @@ def from_open_clip(name: str) -> tuple[Path, Claims]:
     """
     open_clip = package("open_clip", "open_clip_torch", name)
     model, _, tag = name.removeprefix(OPEN_CLIP).rpartition("/")
+    model = model.replace("/", "-")  # as open_clip does
     trained = open_clip.get_pretrained_cfg(model, tag)
     if not trained:
         tags = open_clip.list_pretrained_tags_by_model(model)
