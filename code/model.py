@@ -310,10 +310,12 @@ def require_token_ids(text: Tensor, vocabulary: int, longest: int) -> None:
             f"a text has no end token, id {vocabulary - 1}: features are read there "
             "(tokenize with truncate=True keeps it where a text is cut)"
         )
-    if (found := int(text.argmax(1).max()) + 1) > longest:
+    beyond = text[:, longest:]
+    padded = ((beyond == 0) | (beyond == vocabulary - 1)).all()
+    if not padded or text.argmax(1).max() >= longest:
         raise ValueError(
-            f"this model reads {longest} tokens of a text; got {found} "
-            f"(tokenize(texts, {longest}, truncate=True) cuts it)"
+            f"this model reads {longest} tokens of a text; got {text.shape[1]} "
+            f"(tokenize(texts, {longest}, truncate=True) cuts them)"
         )
 
 
@@ -818,7 +820,7 @@ def some(names: list) -> str:
 
 def _mlp_width(state_dict: Mapping[str, Tensor], tower: str) -> int:
     """Of the first block, which the others must equal."""
-    return len(state_dict[f"{tower}transformer.resblocks.0.mlp.c_fc.weight"])
+    return len(state_dict[f"{tower}transformer.resblocks.0.mlp.c_fc.bias"])
 
 
 def _count(state_dict: Mapping[str, Tensor], prefix: str) -> int:
