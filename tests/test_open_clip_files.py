@@ -207,6 +207,7 @@ def test_values_of_the_wrong_kind_are_refused_by_name(tmp_path, part, setting, s
 JSON_BOMBS = {
     "large": " " * 2**20 + "{}",
     "deep": "[" * 100_000,
+    "deep and whole": '{"model_cfg": ' + "[" * 50 + "]" * 50 + "}",
     "no object": "[1]",
     "cut off": '{"model_cfg": ',
     "long number": f'{{"model_cfg": {"1" * 10_000}}}',

@@ -104,6 +104,36 @@ def test_where_both_libraries_left_a_configuration_the_layouts_own_counts(folder
     assert_same_features(load(folder, "cpu")[0], clip)
 
 
+@pytest.mark.parametrize("sizes", [(32, 64, 96), (128, 128)])
+def test_queries_keys_and_values_are_joined_only_if_they_are_alike(folder, sizes):
+    """In sum they may fit: 32 + 64 + 96 is three times 64."""
+    weights = load_file(folder / "model.safetensors")
+    block = "text_model.encoder.layers.1.self_attn."
+    for part in "qkv":
+        del weights[f"{block}{part}_proj.weight"]
+    for part, size in zip("qkv", sizes, strict=False):
+        weights[f"{block}{part}_proj.weight"] = torch.ones(size, 64)
+    save_file(weights, folder / "model.safetensors")
+    with pytest.raises(
+        CheckpointError, match=r"it has no transformer\.resblocks\.1\.attn\.in_proj_w"
+    ):
+        load(folder, "cpu")
+
+
+def test_tensors_of_both_layouts_in_one_file_are_refused(folder):
+    weights = load_file(folder / "model.safetensors")
+    save_file(weights | {"visual.proj": torch.ones(128, 16)}, folder / "model.safetensors")
+    with pytest.raises(CheckpointError, match="holds tensors twice"):
+        load(folder, "cpu")
+
+
+def test_what_was_loaded_can_be_saved(folder, tmp_path):
+    model, _ = load(folder, "cpu")
+    save_file(model.state_dict(), tmp_path / "again.safetensors")
+    again, _ = load(tmp_path / "again.safetensors", "cpu")
+    assert_same_features(again, model)
+
+
 # Shards
 
 

@@ -81,7 +81,7 @@ def read(name: str | PathLike, download_root: str | PathLike | None = None) -> C
         weights = tensors(state_dict, path)
         from_transformers = is_transformers(weights)
         if from_transformers:
-            weights = in_openais_layout(weights)
+            weights = in_openais_layout(weights, path)
     if claims is None and not known:
         claims = claims_beside(path, from_transformers)
     openais = openais or known or has_embedded_shapes(weights)

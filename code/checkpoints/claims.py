@@ -46,17 +46,14 @@ class Claims(NamedTuple):
 
 def claims_beside(path: Path, transformers_layout: bool) -> Claims | None:
     """What is said beside the weights at `path`, first by the library whose layout they have."""
-    folder = path.parent
-    found = []
-    if (folder / OPEN_CLIPS).is_file():
-        found.append(lambda: open_clips(read_json(folder / OPEN_CLIPS)))
+    folder, content = path.parent, None
     if (folder / TRANSFORMERS).is_file():
         content = read_json(folder / TRANSFORMERS)
-        if transformers_layout or content.get("model_type") == "clip":
-            found.append(lambda: transformers(content, folder))
-    if not found:
-        return None
-    return found[-1 if transformers_layout else 0]()
+        if not transformers_layout and content.get("model_type") != "clip":
+            content = None  # many programs write a file of that name
+    if (folder / OPEN_CLIPS).is_file() and (content is None or not transformers_layout):
+        return open_clips(read_json(folder / OPEN_CLIPS))
+    return None if content is None else transformers(content, folder)
 
 
 # open_clip
@@ -85,7 +82,6 @@ OURS = {
     "attentional_pool": (None, False, ""),
     "no_ln_pre": (None, False),
     "final_ln_after_pool": (None, False),
-    "pool_type": (None,),  # and that of the tower
     "norm_kwargs": (None, {}, {"eps": 1e-5}),
     "block_type": (None, "default"),
     "qk_norm": (None, False),
@@ -202,7 +198,7 @@ def _require_ours(section: Section, ours: Mapping[str, tuple], others: set[str])
                 f"{section.name}: {key} is {value!r:.60}, {f'{what}, ' if what else ''}which our "
                 f"network has not; {AS_IT_IS}"
             )
-        if key not in ours and key not in others:
+        if value is not None and key not in ours and key not in others:
             raise CheckpointError(
                 f"{section.name} has {key!r:.60}, which is not known here, so what it makes of the "
                 f"network is not; {AS_IT_IS}"

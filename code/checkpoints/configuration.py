@@ -166,6 +166,7 @@ def _joined(path: Path, known: Configuration, other: Configuration) -> Configura
 
 def _require_agreement(name: Any, known: Mapping[str, Any], given: Mapping[str, Any]) -> None:
     for field, value in given.items():
+        value = tuple(value) if isinstance(value, list) else value
         if None not in (value, known.get(field)) and value != known[field]:
             raise CheckpointError(
                 f"{name}: {field} {value!r} contradicts what is known of the model, "

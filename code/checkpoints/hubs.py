@@ -1,7 +1,9 @@
 """Checkpoints that other packages fetch, into their own caches; those are imported only then.
 
-open_clip:ViT-B-32/laion2b_s34b_b79k    a model and a tag of open_clip.list_pretrained()
-hf:openai/clip-vit-base-patch32         a repository of the Hugging Face hub
+    open_clip:ViT-B-32/laion2b_s34b_b79k    a model and a tag of open_clip.list_pretrained()
+    hf:openai/clip-vit-base-patch32         a repository of the Hugging Face hub
+
+What they fetch is read as any other file.
 """
 
 import importlib

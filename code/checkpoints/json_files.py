@@ -9,25 +9,38 @@ from typing import Any
 from checkpoints.errors import CheckpointError
 
 LARGEST = 2**20  # bytes; the index of the largest CLIP's shards has about a tenth
+DEEPEST = 20  # objects and lists within one another; configurations have about five
 
 
 def read_json(path: Path) -> "Section":
     """The object in a JSON file. CheckpointError if it is none, is damaged, too large or deep."""
+    too_deep = CheckpointError(f"{path} is refused: it is nested too deeply")
     try:
         with path.open("rb") as file:
             content = file.read(LARGEST + 1)
         if len(content) > LARGEST:
             raise CheckpointError(f"{path} is refused: it has more than {LARGEST:,} bytes")
         values = json.loads(content)
-    except RecursionError:
-        raise CheckpointError(f"{path} is refused: it is nested too deeply") from None
+    except RecursionError as error:
+        raise too_deep from error
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
     except ValueError as error:
         if isinstance(error, CheckpointError):
             raise
         raise CheckpointError(f"{path} is not JSON: {str(error)[:200]}") from error
+    if is_deep(values):
+        raise too_deep
     return Section(values, str(path))
+
+
+def is_deep(values: Any) -> bool:
+    level = [values]
+    for _ in range(DEEPEST):
+        lists = [one.values() if isinstance(one, dict) else one for one in level]
+        lists = [one for one in lists if not isinstance(one, str | int | float | None)]
+        level = [inner for one in lists for inner in one]
+    return bool(level)
 
 
 class Section:

@@ -34,8 +34,6 @@ WRAPPERS = (
 INSERTED = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 
 OTHER_LAYOUTS = {  # a part of a name, and what it tells
-    "lora_": "is of a LoRA: merge it into its model (merge_and_unload() in peft) and save that "
-    "model's state_dict()",
     "vision_model.": "is in the layout of transformers, but not of its CLIPModel",
     "visual.trunk.": "is in the layout of timm (SigLIP and others), which is not our network's",
     "text.": "is in OpenCLIP's layout of a text tower apart, but not of the classic ones",
@@ -101,6 +99,11 @@ def verify(state_dict: Any, path: Path) -> dict[str, Tensor]:
     others = [name for name, value in state_dict.items() if not isinstance(value, Tensor | Stored)]
     if others:
         raise CheckpointError(f"{path} holds other things than tensors ({some(others)}); {layout}")
+    if any("lora_" in name for name in state_dict):
+        raise CheckpointError(
+            f"{path} is of a LoRA: merge it into its model (merge_and_unload() in peft) and save "
+            "that model's state_dict()"
+        )
     given, state_dict = state_dict, with_its_text_tower(state_dict, path)
     from_transformers = transformers_layout.is_transformers(state_dict)
     wanted = transformers_layout.EVERY_CLIP_HAS if from_transformers else EVERY_CLIP_HAS
@@ -109,9 +112,7 @@ def verify(state_dict: Any, path: Path) -> dict[str, Tensor]:
         missing.append(" or ".join(IMAGE_PROJECTIONS))
     for part, what in OTHER_LAYOUTS.items():
         if missing and any(f".{part}" in f".{name}" for name in given):
-            if part != "lora_":
-                what = f"{what}: it has no {some(missing)}; {AS_IT_IS}"
-            raise CheckpointError(f"{path} {what}")
+            raise CheckpointError(f"{path} {what}: it has no {some(missing)}; {AS_IT_IS}")
     if missing:
         raise CheckpointError(
             f"{path} is not a CLIP: it has no {', '.join(missing)}; it has "

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -49,13 +50,13 @@ def is_transformers(names: Mapping[str, object]) -> bool:
     return FIRST in names
 
 
-def in_openais_layout(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def in_openais_layout(weights: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
     """Weights of a CLIPModel under OpenAI's names; what has no place there keeps its name.
 
     Queries, keys and values are one projection there, and the last projections are transposed.
     """
     weights = {
-        name: tensor.T if name in PROJECTIONS else tensor
+        name: tensor.T.contiguous() if name in PROJECTIONS and tensor.ndim == 2 else tensor
         for name, tensor in weights.items()
         if not name.endswith(".embeddings.position_ids")  # 0, 1, 2, ...: once saved too
     }
@@ -63,10 +64,13 @@ def in_openais_layout(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if match := QUERY.fullmatch(name):
             block, kind = match.groups()
             parts = [f"{block}.self_attn.{part}_proj.{kind}" for part in "qkv"]
-            if missing := [part for part in parts if part not in weights]:
-                raise CheckpointError(f"it has no {', '.join(missing)}")
-            weights[f"{block}.attn.in_proj_{kind}"] = torch.cat([weights.pop(p) for p in parts])
-    return {_renamed(name): tensor for name, tensor in weights.items()}
+            shapes = {weights[part].shape if part in weights else None for part in parts}
+            if shapes == {weights[name].shape}:
+                weights[f"{block}.attn.in_proj_{kind}"] = torch.cat([weights.pop(p) for p in parts])
+    renamed = {_renamed(name): tensor for name, tensor in weights.items()}
+    if len(renamed) < len(weights):
+        raise CheckpointError(f"{path} holds tensors twice, under transformers' names and OpenAI's")
+    return renamed
 
 
 def _renamed(name: str) -> str:
