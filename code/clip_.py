@@ -19,18 +19,25 @@ from torchvision import transforms
 
 import checkpoints
 from checkpoints import available_models
-from checkpoints.configuration import configuration, require_options
+from checkpoints.configuration import configuration, preprocessing_for, require_options
 from checks import require_finite, require_tensor, type_name
 from model import CLIP, build_model, convert_weights
 from objective import LOGIT_SCALE, feature_lengths, moderate, require_targets
+from preprocessing import OPENAI, PIXEL_MEAN, PIXEL_STD, Preprocessing, Triple
 from simple_tokenizer import END, START, SimpleTokenizer
 
-__all__ = ["available_models", "load", "make_preprocess", "similarity_score", "to_rgb", "tokenize"]
+__all__ = [
+    "PIXEL_MEAN",
+    "PIXEL_STD",
+    "available_models",
+    "load",
+    "make_preprocess",
+    "similarity_score",
+    "to_rgb",
+    "tokenize",
+]
 
 DEFAULT_DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-# Mean and standard deviation of the pixels OpenAI trained on: red, green, blue, in [0, 1].
-PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
-PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
 # What puts a picture upright, by the orientation in its EXIF.
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -52,72 +59,80 @@ def load(
     dtype: torch.dtype | None = None,
     activation: str | None = None,
     heads: int | tuple[int, int] | None = None,
+    mean: Triple | None = None,
+    std: Triple | None = None,
+    interpolation: str | None = None,
+    resize_mode: str | None = None,
 ) -> tuple[CLIP, transforms.Compose]:
     """A CLIP in evaluation mode, and the transform from a PIL image to what it reads.
 
-    `name` is one of `available_models()`, or the path of a TorchScript archive as OpenAI ships
-    them, a state dict (also in a training checkpoint), or a safetensors file. Official models are
-    downloaded once, to `download_root` (default `~/.cache/clip`). `dtype` defaults to float16 on
-    CUDA (with float32 normalisations, as OpenAI's) and to float32 elsewhere.
+    `name` is one of
 
-    What the tensors of a file do not tell is to be given: `activation`, "quickgelu" or "gelu", and
-    `heads`, those of the image tower or a pair, of image (a ResNet's attention pool) and text.
-    Known are those of OpenAI's archives and of the embedded models, and the heads of public CLIPs.
+    - `available_models()`; official ones are downloaded once, to `download_root` (default
+      `~/.cache/clip`);
+    - the path of a TorchScript archive as OpenAI ships them, or of a state dict in the layout of
+      OpenAI's, open_clip's or transformers' CLIP: of torch.save (also in a training checkpoint),
+      safetensors, or the index of sharded ones, `model.safetensors.index.json`;
+    - a folder as the hub has them, with weights and their configuration;
+    - "open_clip:MODEL/TAG", fetched by open_clip into its cache, or "hf:OWNER/NAME", by
+      huggingface_hub into its; both work without a network once the files are there.
+
+    `dtype` defaults to float16 on CUDA (with float32 normalisations, as OpenAI's) and to float32
+    elsewhere.
+
+    What the tensors of a file do not tell is read from the configuration beside it,
+    `open_clip_config.json`, or `config.json` and `preprocessor_config.json`; or is to be given:
+    `activation`, "quickgelu", "gelu" or "gelu_tanh", and `heads`, those of the image tower or a
+    pair, of image (a ResNet's attention pool) and text. Known are those of OpenAI's archives and of
+    the embedded models, and the heads of public CLIPs. `mean`, `std`, `interpolation` and
+    `resize_mode` are of the pictures it was trained on, see `preprocessing.Preprocessing`; where
+    nothing tells, OpenAI's. They are kept as `model.visual.preprocessing`.
 
     Raises `checkpoints.CheckpointError` (a RuntimeError and a ValueError) if the weights cannot be
-    had, do not fit together, or could be those of several networks, and ValueError if `jit` is
-    asked for.
+    had, do not fit together or to their configuration, are of a network that is not this one, or
+    could be those of several, and ValueError if `jit` is asked for.
     """
     if jit:
         raise ValueError(
             "jit=True: a TorchScript model cannot be explained, its attention cannot be recorded; "
             "load with jit=False"
         )
-    require_options(name, activation, heads)
+    pictures = {
+        "mean": mean,
+        "std": std,
+        "interpolation": interpolation,
+        "resize_mode": resize_mode,
+    }
+    require_options(name, activation, heads, **pictures)
     device = torch.device(device)
     checkpoint = checkpoints.read(name, download_root)
     with checkpoints.errors_of(checkpoint.path):
         found = configuration(checkpoint, activation, heads)
+        preprocessing = preprocessing_for(checkpoint, **pictures)
         model = build_model(checkpoint.weights, activation=found.activation, heads=found.heads)
         if dtype is None:
             dtype = torch.float16 if device.type == "cuda" else torch.float32
         convert_weights(model, dtype)
-    return model.to(device), make_preprocess(model.visual.input_resolution)
+    model.visual.preprocessing = preprocessing
+    resolution = model.visual.input_resolution
+    return model.to(device), make_preprocess(resolution, preprocessing)
 
 
-def make_preprocess(resolution: int) -> transforms.Compose:
+def make_preprocess(resolution: int, preprocessing: Preprocessing = OPENAI) -> transforms.Compose:
     """The transform from any PIL image to `Float[Tensor, "3 resolution resolution"]`.
 
-    For an RGB image it is OpenAI's. Other images become RGB first: OpenAI's resizes them as they
-    are, which for palettes means without interpolation. Where an image is extremely long, its ends,
-    which are cropped in any case, are cropped before it is resized.
+    For an RGB image it is that of the library the model is from: OpenAI's, open_clip's, or
+    transformers' with PIL. Other images become RGB first: those resize them as they are, which for
+    palettes means without interpolation.
     """
     return transforms.Compose(
         [
-            rgb_middle,
-            transforms.Resize(resolution, interpolation=transforms.InterpolationMode.BICUBIC),
-            transforms.CenterCrop(resolution),
+            to_rgb,
+            *preprocessing.square(resolution),
             transforms.ToTensor(),
-            transforms.Normalize(PIXEL_MEAN, PIXEL_STD),
+            transforms.Normalize(preprocessing.mean, preprocessing.std),
         ]
     )
-
-
-def rgb_middle(image: Image.Image) -> Image.Image:
-    """The `middle` of the image as a viewer shows it."""
-    return middle(to_rgb(image))
-
-
-def middle(image: Image.Image) -> Image.Image:
-    """The image; of a longer one than 32 to 1, its middle: resized whole, it takes gigabytes.
-
-    What is cut off is equally long at both ends, and far from what `CenterCrop` leaves.
-    """
-    longest = 32 * min(image.size)
-    left, top = (max(0, (side - longest) // 2) for side in image.size)
-    if left or top:
-        image = image.crop((left, top, image.width - left, image.height - top))
-    return image
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -1,5 +1,6 @@
 """A model with what it takes to explain pictures by it: for the demo, figures and notebooks."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -68,7 +69,7 @@ class Explainer:
 
 def shown_name(name: str) -> str:
     """What figures, tables and files call the model that `load(name)` gives."""
-    return Path(name).stem if Path(name).is_file() else name.replace("/", "-")
+    return Path(name).stem if Path(name).is_file() else re.sub("[/:]", "-", name)
 
 
 def explainers(names: Sequence[str]) -> list[Explainer]:

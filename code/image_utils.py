@@ -8,11 +8,11 @@ import PIL.Image
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from torchvision.transforms.v2 import InterpolationMode
-from torchvision.transforms.v2 import functional as F
+from torchvision.transforms import InterpolationMode
 
 from checks import require_finite
-from clip_ import PIXEL_MEAN, PIXEL_STD, middle, to_rgb, upright
+from clip_ import to_rgb, upright
+from preprocessing import OPENAI, Preprocessing
 
 Image = Float[np.ndarray, "row column 3"]
 Map = Float[np.ndarray, "row column"]
@@ -46,7 +46,11 @@ def open_image(path: str | Path) -> PIL.Image.Image:
 
 
 def read_mask(
-    path: str | Path, size: tuple[int, int], *, picture: tuple[int, int] | None = None
+    path: str | Path,
+    size: tuple[int, int],
+    *,
+    picture: tuple[int, int] | None = None,
+    preprocessing: Preprocessing = OPENAI,
 ) -> Bool[Tensor, "row column"]:
     """Where a mask's file shows the object, at (height, width).
 
@@ -54,7 +58,8 @@ def read_mask(
     only (so 1 among 0s); in a transparent file, where its one colour is opaque.
 
     picture: the (height, width) of the picture as it is seen upright, if `size` is the square that
-        `preprocess` cuts out of it; the mask is cut likewise. It may be False everywhere then.
+        `preprocess` makes of it; the mask is cut likewise. It may be False everywhere then.
+    preprocessing: what the picture goes through.
 
     Raises ValueError for a file that is no such mask, that shows nothing, or whose sides are in
     another proportion than those of the picture (without one, than those of `size`).
@@ -70,8 +75,8 @@ def read_mask(
     seen = PIL.Image.fromarray(object_pixels(mask, path))
     seen = seen.resize((width, height), PIL.Image.Resampling.NEAREST)
     if picture:
-        seen = F.resize(middle(seen), min(size), InterpolationMode.NEAREST)
-        seen = F.center_crop(seen, list(size))
+        for step in preprocessing._replace(fill=0).square(size[0], InterpolationMode.NEAREST):
+            seen = step(seen)
     return torch.from_numpy(np.array(seen))
 
 
@@ -112,22 +117,35 @@ def is_image(path: Path) -> bool:
     return known and not path.name.startswith(".") and path.is_file()
 
 
-def normalise_pixels(images: Float[Tensor, "*batch 3 row column"]) -> Tensor:
-    """From colours in [0, 1] to what CLIP takes."""
-    mean, std = (images.new_tensor(v).view(3, 1, 1) for v in (PIXEL_MEAN, PIXEL_STD))
+def normalise_pixels(
+    images: Float[Tensor, "*batch 3 row column"], preprocessing: Preprocessing = OPENAI
+) -> Tensor:
+    """From colours in [0, 1] to what a CLIP takes that is used to this preprocessing."""
+    mean, std = (
+        images.new_tensor(v).view(3, 1, 1) for v in (preprocessing.mean, preprocessing.std)
+    )
     return (images - mean) / std
 
 
-def true_colours(images: Float[Tensor, "*batch 3 row column"]) -> Tensor:
-    """From what CLIP takes back to colours in [0, 1]."""
-    mean, std = (images.new_tensor(v).view(3, 1, 1) for v in (PIXEL_MEAN, PIXEL_STD))
+def true_colours(
+    images: Float[Tensor, "*batch 3 row column"], preprocessing: Preprocessing = OPENAI
+) -> Tensor:
+    """From what such a CLIP takes back to colours in [0, 1]."""
+    mean, std = (
+        images.new_tensor(v).view(3, 1, 1) for v in (preprocessing.mean, preprocessing.std)
+    )
     return (images * std + mean).clamp(0, 1)
 
 
-def as_picture(image: Float[Tensor, "3 row column"]) -> Image:
-    """A preprocessed image as matplotlib draws it. Raises ValueError for NaN and infinity."""
+def as_picture(
+    image: Float[Tensor, "3 row column"], preprocessing: Preprocessing = OPENAI
+) -> Image:
+    """A preprocessed image as matplotlib draws it. Raises ValueError for NaN and infinity.
+
+    preprocessing: that of the model it was made for, `model.visual.preprocessing`.
+    """
     require_finite(image, "pixels")
-    return true_colours(image.detach().float()).permute(1, 2, 0).cpu().numpy()
+    return true_colours(image.detach().float(), preprocessing).permute(1, 2, 0).cpu().numpy()
 
 
 def show_cam_on_image(

@@ -17,7 +17,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch.utils.weak import TensorWeakRef
 
 from checks import is_plain, require_tensor
+from preprocessing import OPENAI, Preprocessing
 
 HEAD_WIDTH = 64  # of every transformer in every official CLIP
 NOT_A_CLIP = "not a CLIP state dict in OpenAI's layout"
@@ -44,7 +45,11 @@ class QuickGELU(nn.Module):
         return x * torch.sigmoid(1.702 * x)
 
 
-ACTIVATIONS = {"quickgelu": QuickGELU, "gelu": nn.GELU}  # OpenAI's; most of OpenCLIP's
+ACTIVATIONS = {
+    "quickgelu": QuickGELU,  # OpenAI's
+    "gelu": nn.GELU,  # most of OpenCLIP's
+    "gelu_tanh": partial(nn.GELU, approximate="tanh"),
+}
 
 
 class Attention(nn.Module):
@@ -105,15 +110,23 @@ class Attention(nn.Module):
 
 
 class ResidualAttentionBlock(nn.Module):
-    def __init__(self, width: int, heads: int, causal: bool, activation: str = "quickgelu"):
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        causal: bool,
+        activation: str = "quickgelu",
+        mlp_width: int | None = None,
+    ):
         super().__init__()
+        mlp_width = mlp_width or 4 * width
         self.attn = Attention(width, heads)
         self.ln_1 = LayerNorm(width)
         self.mlp = nn.Sequential(
             OrderedDict(
-                c_fc=nn.Linear(width, 4 * width),
+                c_fc=nn.Linear(width, mlp_width),
                 gelu=ACTIVATIONS[activation](),
-                c_proj=nn.Linear(4 * width, width),
+                c_proj=nn.Linear(mlp_width, width),
             )
         )
         self.ln_2 = LayerNorm(width)
@@ -232,12 +245,13 @@ class Transformer(nn.Module):
         heads: int,
         causal: bool = False,
         activation: str = "quickgelu",
+        mlp_width: int | None = None,
     ):
         super().__init__()
         self.width = width
         self.layers = layers
-        blocks = [ResidualAttentionBlock(width, heads, causal, activation) for _ in range(layers)]
-        self.resblocks = nn.Sequential(*blocks)
+        block = partial(ResidualAttentionBlock, width, heads, causal, activation, mlp_width)
+        self.resblocks = nn.Sequential(*(block() for _ in range(layers)))
 
     def forward(self, x: Float[Tensor, "batch token width"]) -> Float[Tensor, "batch token width"]:
         return self.resblocks(x)
@@ -270,8 +284,6 @@ def require_token_ids(text: Tensor, vocabulary: int, longest: int) -> None:
         return
     if text.dtype not in (torch.int32, torch.int64) or text.ndim != 2 or not text.numel():
         raise ValueError(f"{wanted}; got {text.dtype} {list(text.shape)}")
-    if text.shape[1] > longest:
-        raise ValueError(f"this model reads {longest} tokens of a text; got {text.shape[1]}")
     if text.min() < 0 or text.max() >= vocabulary:
         raise ValueError(
             f"token ids of this model are 0 to {vocabulary - 1}; got {text.min()} to {text.max()}"
@@ -280,6 +292,13 @@ def require_token_ids(text: Tensor, vocabulary: int, longest: int) -> None:
         raise ValueError(
             f"a text has no end token, id {vocabulary - 1}: features are read there "
             "(tokenize with truncate=True keeps it where a text is cut)"
+        )
+    beyond = text[:, longest:]
+    padded = ((beyond == 0) | (beyond == vocabulary - 1)).all()
+    if not padded or text.argmax(1).max() >= longest:
+        raise ValueError(
+            f"this model reads {longest} tokens of a text; got {text.shape[1]} "
+            f"(tokenize(texts, {longest}, truncate=True) cuts them)"
         )
 
 
@@ -299,6 +318,8 @@ def fit_positions(
 
 
 class VisionTransformer(nn.Module):
+    preprocessing: Preprocessing = OPENAI  # of the pictures it reads
+
     def __init__(
         self,
         input_resolution: int,
@@ -308,6 +329,7 @@ class VisionTransformer(nn.Module):
         heads: int,
         output_dim: int,
         activation: str = "quickgelu",
+        mlp_width: int | None = None,
     ):
         super().__init__()
         self.input_resolution = input_resolution
@@ -319,7 +341,9 @@ class VisionTransformer(nn.Module):
         self.class_embedding = nn.Parameter(scale * torch.randn(width))
         self.positional_embedding = nn.Parameter(scale * torch.randn(tokens, width))
         self.ln_pre = LayerNorm(width)
-        self.transformer = Transformer(width, layers, heads, activation=activation)
+        self.transformer = Transformer(
+            width, layers, heads, activation=activation, mlp_width=mlp_width
+        )
         self.ln_post = LayerNorm(width)
         self.proj = nn.Parameter(scale * torch.randn(width, output_dim))
 
@@ -463,6 +487,7 @@ class ModifiedResNet(nn.Module):
     """ResNet-D with a three-convolution stem, anti-aliased strides and an attention pool."""
 
     stride = 32
+    preprocessing: Preprocessing = OPENAI  # of the pictures it reads
 
     def __init__(
         self,
@@ -525,6 +550,8 @@ class CLIP(nn.Module):
         `transformer_heads`, as many as are 64 wide.
     activation: between the layers of each MLP, one of `ACTIVATIONS`; a ResNet's image tower has no
         MLP.
+    vision_mlp_width, transformer_mlp_width: of the hidden layer of each MLP; by default four times
+        the width.
 
     Raises ValueError for another activation, and for heads that do not divide their width.
     """
@@ -546,6 +573,8 @@ class CLIP(nn.Module):
         *,
         vision_heads: int | None = None,
         activation: str = "quickgelu",
+        vision_mlp_width: int | None = None,
+        transformer_mlp_width: int | None = None,
     ):
         super().__init__()
         if activation not in ACTIVATIONS:
@@ -563,6 +592,7 @@ class CLIP(nn.Module):
                 heads,
                 embed_dim,
                 activation,
+                vision_mlp_width,
             )
         else:
             heads = head_count(vision_width * 32, vision_heads, "image")
@@ -570,7 +600,12 @@ class CLIP(nn.Module):
                 tuple(vision_layers), embed_dim, heads, image_resolution, vision_width
             )
         self.transformer = Transformer(
-            transformer_width, transformer_layers, transformer_heads, True, activation
+            transformer_width,
+            transformer_layers,
+            transformer_heads,
+            True,
+            activation,
+            transformer_mlp_width,
         )
         self.token_embedding = nn.Embedding(vocab_size, transformer_width)
         self.positional_embedding = nn.Parameter(torch.empty(context_length, transformer_width))
@@ -610,9 +645,12 @@ class CLIP(nn.Module):
         return self.visual(image)
 
     def encode_text(self, text: Int[Tensor, "text token"]) -> Float[Tensor, "text feature"]:
-        """Features of token ids as `tokenize` makes them, on any device."""
+        """Features of token ids as `tokenize` makes them, on any device.
+
+        They are read at the end-of-text token: what follows it, padding of any kind, has no effect.
+        """
         require_token_ids(text, self.vocab_size, self.context_length)
-        text = text.to(self.positional_embedding.device)
+        text = text[:, : self.context_length].to(self.positional_embedding.device)
         end = text.argmax(-1)  # end-of-text has the largest id of all
         if has_values(text) and not is_recording(self) and is_plain(self.transformer):
             # What follows the end cannot influence it (the attention is causal): skip it.
@@ -651,7 +689,7 @@ def build_model(
 
     Its architecture is deduced from names and shapes, but for what they do not tell:
 
-    activation: "quickgelu", as OpenAI's function of this name has it, or "gelu".
+    activation: "quickgelu", as OpenAI's function of this name has it, "gelu" or "gelu_tanh".
     heads: of the image tower (a ResNet's attention pool), or of the image and the text tower; by
         default, and for None, as many as are 64 wide, as in OpenAI's.
 
@@ -674,13 +712,14 @@ def architecture(state_dict: Mapping[str, Tensor]) -> dict:
         width, embed_dim = state_dict["text_projection"].shape
         if "visual.proj" in state_dict:
             vision_width, _, vision_patch_size, _ = state_dict["visual.conv1.weight"].shape
+            vision_mlp_width = _mlp_width(state_dict, "visual.")
             vision_layers = _count(state_dict, "visual.transformer.resblocks.")
             cells = len(state_dict["visual.positional_embedding"]) - 1
             cell = vision_patch_size
         else:
             vision_layers = tuple(_count(state_dict, f"visual.layer{i}.") for i in (1, 2, 3, 4))
             vision_width = len(state_dict["visual.layer1.0.conv1.weight"])
-            vision_patch_size = None
+            vision_patch_size = vision_mlp_width = None
             cells = len(state_dict["visual.attnpool.positional_embedding"]) - 1
             cell = ModifiedResNet.stride
         arguments = {
@@ -693,6 +732,8 @@ def architecture(state_dict: Mapping[str, Tensor]) -> dict:
             "vocab_size": len(state_dict["token_embedding.weight"]),
             "transformer_width": width,
             "transformer_layers": _count(state_dict, "transformer.resblocks."),
+            "vision_mlp_width": vision_mlp_width,
+            "transformer_mlp_width": _mlp_width(state_dict, ""),
         }
     except KeyError as missing:
         raise ValueError(f"{NOT_A_CLIP}: it has no {missing}") from missing
@@ -758,6 +799,11 @@ def _require_shapes(given: Mapping[str, Tensor], wanted: Mapping[str, torch.Size
 def some(names: list) -> str:
     """The first few names."""
     return ", ".join(map(str, names[:4])) + (", ..." if len(names) > 4 else "")
+
+
+def _mlp_width(state_dict: Mapping[str, Tensor], tower: str) -> int:
+    """Of the first block, which the others must equal."""
+    return len(state_dict[f"{tower}transformer.resblocks.0.mlp.c_fc.bias"])
 
 
 def _count(state_dict: Mapping[str, Tensor], prefix: str) -> int:

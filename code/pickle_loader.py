@@ -35,7 +35,7 @@ class Pickle_data_loader:
     transformations: functions from batch to batch, applied to each in order.
     seed: of the order in which iterating goes through the batches (of a folder of images: through
         the images), the same every time.
-    preprocess: for images, from a PIL image to a tensor; by default CLIP's at 224 pixels.
+    preprocess: for images, from a PIL image to a tensor; by default OpenAI's at 224 pixels.
 
     Raises FileNotFoundError for a folder that is missing or empty, ValueError for a file that is
     cut off or holds anything else.

@@ -23,6 +23,7 @@ from image_utils import as_picture, show_cam_on_image, show_overlapped_cam
 from model import ModifiedResNet
 from objective import target_directions
 from one_image import Map, Picture, at_image_size, draw, single
+from preprocessing import preprocessing_of
 from saliency import resnet_encoder
 from words import Word, word_directions
 
@@ -126,4 +127,5 @@ def direction_relevance(
         )
     image = image.to(device)
     cam = method(model=visual, target_layers=[visual.layer4[-1]])
-    return at_image_size(cam.maps(image, direction)[0], image), as_picture(image[0])
+    maps = cam.maps(image, direction)[0]
+    return at_image_size(maps, image), as_picture(image[0], preprocessing_of(visual))

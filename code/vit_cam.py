@@ -28,6 +28,7 @@ from image_utils import (
 from maps import normalise_maps, resize_maps
 from objective import LOGIT_SCALE, similarities, target_directions
 from one_image import Map, Picture, at_image_size, draw, single
+from preprocessing import OPENAI, Preprocessing, preprocessing_of
 from saliency import block_maps, direction_maps, relevance_maps, vit_encoder
 from words import Word, word_directions
 
@@ -46,7 +47,8 @@ def vit_relevance(
     maps = relevance_maps(
         vit_encoder(img_encoder), image, target_features, method, negative=neg_saliency
     )
-    return at_image_size(maps, image), as_picture(image[0])
+    picture = as_picture(image[0], preprocessing_of(vit_encoder(img_encoder)))
+    return at_image_size(maps, image), picture
 
 
 def interpret_vit(
@@ -97,7 +99,8 @@ def vit_perword_relevance(
     directions = word_directions(clip_model, clip_tokenizer, text, [masked_word])
     method = "last grad" if use_last_grad else "all grads"
     maps = direction_maps(vit_encoder(clip_model), image, directions, method)
-    return at_image_size(maps, image), as_picture(image[0])
+    picture = as_picture(image[0], preprocessing_of(vit_encoder(clip_model)))
+    return at_image_size(maps, image), picture
 
 
 def interpret_perword_vit(
@@ -137,18 +140,22 @@ def vit_block_vis(
     (maps, *_) = block_maps(
         visual, image, target_features, grad, negative=neg_saliency, start_block=block
     )
-    seen = seen_through(image[0], maps[0, 0])
+    preprocessing = preprocessing_of(visual)
+    seen = seen_through(image[0], maps[0, 0], preprocessing)
     with undisturbed(image.device), torch.no_grad():
-        features = visual(normalise_pixels(seen).unsqueeze(0).to(visual.conv1.weight))
+        pixels = normalise_pixels(seen, preprocessing).unsqueeze(0)
+        features = visual(pixels.to(visual.conv1.weight))
         score = similarities(features, target_directions(target_features))[0, 0] / LOGIT_SCALE
     draw(seen.permute(1, 2, 0).cpu().numpy())
     return score
 
 
 def seen_through(
-    image: Float[Tensor, "3 height width"], raw_map: Float[Tensor, "row column"]
+    image: Float[Tensor, "3 height width"],
+    raw_map: Float[Tensor, "row column"],
+    preprocessing: Preprocessing = OPENAI,
 ) -> Float[Tensor, "3 height width"]:
     """The true colours of a preprocessed image, darkened where a map is low; the brightest is 1."""
     weight = resize_maps(normalise_maps(raw_map)[None, None].float(), image.shape[-2:])[0]
-    seen = weight * true_colours(image.float())
+    seen = weight * true_colours(image.float(), preprocessing)
     return seen / seen.max().clamp(min=1e-12)

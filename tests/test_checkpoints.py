@@ -449,6 +449,7 @@ def test_without_a_network_the_error_says_how_to_do_without(tmp_path, server, mo
     sha256 = checkpoints.OFFICIAL["ViT-B/32"].split("/")[0]
     assert f"Fetch http://127.0.0.1:9/{sha256}/ViT-B-32.pt by hand" in message
     assert f"save it as {folder / 'ViT-B-32.pt'} (SHA-256 {sha256})" in message
+    assert "load 'open_clip:ViT-B-32/openai', the hub's copy" in message
     assert "use an embedded model (ViT-emoji)" in message
     assert "another checksum" not in message
 

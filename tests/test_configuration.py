@@ -122,7 +122,7 @@ def test_of_a_resnet_the_heads_are_those_of_its_pool(saved):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"activation": "relu"}, r"one of \['quickgelu', 'gelu'\], got 'relu'"),
+        ({"activation": "relu"}, r"one of \['quickgelu', 'gelu', 'gelu_tanh'\], got 'relu'"),
         ({"heads": 0}, "heads must be"),
         ({"heads": (4, 2, 2)}, "heads must be"),
         ({"heads": "12"}, "heads must be"),

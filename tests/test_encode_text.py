@@ -62,6 +62,26 @@ def test_tokens_go_to_the_device_of_the_model(grad):
     assert features.shape == (1, 16)
 
 
+@pytest.mark.parametrize("grad", [False, True])
+@pytest.mark.parametrize("padding", [0, 49407])
+def test_padding_beyond_what_a_model_reads_is_left_out(grad, padding):
+    """`tokenize` pads to 77 whatever the model; other tokenizers pad with the end of text."""
+    torch.manual_seed(0)
+    model = CLIP(16, 32, 1, 128, 8, vocab_size=49408, **TEXT | {"context_length": 12}).eval()
+    longer = tokenize(["a cow", "two sheep"])
+    longer[:, 6:] = padding
+    with torch.set_grad_enabled(grad):
+        expected = model.encode_text(tokenize(["a cow", "two sheep"], 12))
+        torch.testing.assert_close(model.encode_text(longer), expected)
+
+
+@pytest.mark.parametrize("length", [77, 13])
+def test_a_text_longer_than_a_model_reads_is_refused(length):
+    model = CLIP(16, 32, 1, 128, 8, vocab_size=49408, **TEXT | {"context_length": 12}).eval()
+    with pytest.raises(ValueError, match=rf"reads 12 tokens of a text; got {length}.*truncate"):
+        model.encode_text(tokenize(" ".join(["cow"] * 11), length))
+
+
 def test_a_hook_on_a_block_sees_whole_texts(tower):
     """A block that is changed may read what follows the end."""
     lengths = []

@@ -68,6 +68,13 @@ def test_the_embedded_models_are_the_default(monkeypatch, value):
     assert choose("emoji", "photographs") == "emoji"
 
 
+def test_names_of_hubs_are_taken_as_they_are(monkeypatch):
+    names = ["open_clip:ViT-B-32/openai", "hf:openai/clip-vit-base-patch32"]
+    monkeypatch.setenv("CLIP_MODELS", ",".join(names))
+    assert experiment.model_names() == names
+    assert experiment.shown_name(names[0]) == "open_clip-ViT-B-32-openai"  # as files are called
+
+
 def test_one_model_is_enough(monkeypatch):
     monkeypatch.setenv("CLIP_MODELS", "RN-emoji")
     assert [model.name for model in load_models()] == ["RN-emoji"]

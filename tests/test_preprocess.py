@@ -12,6 +12,7 @@ from PIL import Image
 
 from clip_ import make_preprocess, to_rgb
 from image_utils import open_image
+from preprocessing import RESIZE_MODES, Preprocessing
 
 RED, WHITE = (255, 0, 0), (255, 255, 255)
 MODES = [  # converted one after the other: PIL has no direct way to some
@@ -47,6 +48,32 @@ def test_rgb_images_equal_openai_exactly(size, resolution):
     assert tensor.shape == (3, resolution, resolution)
     assert tensor.dtype == torch.float32
     assert torch.equal(tensor, reference(image))
+
+
+@pytest.mark.parametrize(
+    "size", [(60, 40), (40, 60), (32, 32), (301, 517), (9, 7), (2, 90), (90, 2)]
+)
+@pytest.mark.parametrize("resize_mode", RESIZE_MODES)
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+def test_rgb_images_equal_open_clip_exactly(size, resize_mode, interpolation):
+    statistics = {"mean": (0.5, 0.4, 0.3), "std": (0.5, 0.6, 0.7)}
+    modes = {"interpolation": interpolation, "resize_mode": resize_mode}
+    reference = open_clip.image_transform(32, False, fill_color=77, **statistics, **modes)
+    preprocess = make_preprocess(32, Preprocessing(fill=77, **statistics, **modes))
+    assert torch.equal(preprocess(photograph(*size)), reference(photograph(*size)))
+
+
+@pytest.mark.parametrize("resize_mode", RESIZE_MODES)
+def test_images_of_odd_modes_become_rgb_first(resize_mode):
+    image = photograph().quantize(16)
+    preprocess = make_preprocess(32, Preprocessing(resize_mode=resize_mode))
+    assert torch.equal(preprocess(image), preprocess(image.convert("RGB")))
+
+
+def test_the_longest_side_of_a_line_is_resized_and_a_pixel_is_left_of_it():
+    preprocess = make_preprocess(8, Preprocessing(resize_mode="longest"))
+    seen = preprocess(Image.new("RGB", (20_000, 1), "white"))
+    assert (seen[0] > 0).sum() == 8
 
 
 def test_pixels_are_normalised_by_the_statistics_of_the_training_images():
@@ -326,6 +353,8 @@ def test_what_is_not_an_image_is_an_error_that_says_what_would_be(thing):
         make_preprocess(32)(thing)
 
 
-def test_the_transform_can_be_sent_to_worker_processes():
-    preprocess = pickle.loads(pickle.dumps(make_preprocess(32)))
+@pytest.mark.parametrize("resize_mode", RESIZE_MODES)
+def test_the_transform_can_be_sent_to_worker_processes(resize_mode):
+    made = make_preprocess(32, Preprocessing(resize_mode=resize_mode))
+    preprocess = pickle.loads(pickle.dumps(made))
     assert preprocess(photograph()).shape == (3, 32, 32)

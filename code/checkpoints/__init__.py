@@ -1,11 +1,14 @@
 """Where weights come from: an embedded model, an official one, or a file.
 
 Every way ends in a plain state dict in the layout of OpenAI's checkpoints, checked to be a CLIP's.
+What its tensors do not tell comes from the configuration beside the file (`claims`), or is asked
+for (`configuration`).
 """
 
 import difflib
 import re
 from collections.abc import Mapping
+from itertools import chain
 from os import PathLike
 from pathlib import Path
 from typing import NamedTuple
@@ -13,14 +16,18 @@ from typing import NamedTuple
 import safetensors
 from torch import Tensor
 
+from checkpoints.claims import Claims, claims_beside
 from checkpoints.errors import CheckpointError, errors_of
 from checkpoints.formats import read_file, read_metadata
+from checkpoints.hubs import HUB, KINDS, OPEN_CLIP, fetch
 from checkpoints.layouts import bare_names, tensors, unwrapped, verify
 from checkpoints.official import OFFICIAL, OFFICIAL_FOLDER, fetch_official
+from checkpoints.transformers_layout import in_openais_layout, is_transformers
 from model import some
 
 EMBEDDED_FOLDER = Path(__file__).resolve().parents[1] / "embedded"
 EMBEDDED = ("ViT-emoji", "RN-emoji")
+ADAPTER = "adapter_model.safetensors"  # peft's; reading it says what to do
 
 
 class Checkpoint(NamedTuple):
@@ -30,6 +37,7 @@ class Checkpoint(NamedTuple):
     weights: dict[str, Tensor]
     openais: bool  # known to be computed as OpenAI's: QuickGELU, heads 64 wide
     metadata: Mapping[str, str]  # of a safetensors file
+    claims: Claims | None  # of the configuration that came with it
 
 
 def available_models() -> list[str]:
@@ -45,7 +53,7 @@ def embedded_models() -> list[str]:
 def load_state_dict(
     name: str | PathLike, download_root: str | PathLike | None = None
 ) -> dict[str, Tensor]:
-    """The weights of the model called `name`, or of the file at that path, on the CPU.
+    """The weights of the model called `name`, or at that path, on the CPU; see `clip_.load`.
 
     `download_root` is where official files are kept (default `~/.cache/clip`). Raises
     CheckpointError, which says what is wrong and what to do.
@@ -56,10 +64,14 @@ def load_state_dict(
 def read(name: str | PathLike, download_root: str | PathLike | None = None) -> Checkpoint:
     """As `load_state_dict`, with what is known of the weights."""
     name = str(name)
+    known = name in EMBEDDED or name in OFFICIAL
+    claims = None
     if name in EMBEDDED and embedded_file(name).is_file():
         path = embedded_file(name)
     elif name in OFFICIAL:
         path = fetch_official(name, download_root or OFFICIAL_FOLDER, embedded_models())
+    elif name.startswith((OPEN_CLIP, HUB)):
+        path, claims = fetch(name)
     else:
         path = find_file(name)
     with errors_of(path, damaged=True), path.open("rb") as file:
@@ -67,12 +79,19 @@ def read(name: str | PathLike, download_root: str | PathLike | None = None) -> C
         content, openais = read_file(file, path)
         state_dict = verify(bare_names(unwrapped(content), path), path)
         weights = tensors(state_dict, path)
-    openais = openais or name in EMBEDDED or name in OFFICIAL or has_embedded_shapes(weights)
-    return Checkpoint(path, weights, openais, metadata)
+        from_transformers = is_transformers(weights)
+        if from_transformers:
+            weights = in_openais_layout(weights, path)
+    if claims is None and not known:
+        claims = claims_beside(path, from_transformers)
+    openais = openais or known or has_embedded_shapes(weights)
+    return Checkpoint(path, weights, openais, metadata, claims)
 
 
 def find_file(name: str) -> Path:
-    """The file at the path `name`, or an error that says what may have been meant."""
+    """The file at the path `name`, or the weights in a folder as the hub has them; or an error that
+    says what may have been meant.
+    """
     try:
         path = Path(name).expanduser()
         if path.is_file():
@@ -82,6 +101,9 @@ def find_file(name: str) -> Path:
         raise CheckpointError(f"{name[:80]!r} is not a file: {error}") from error
     if inside is not None:
         files = sorted(child.name for child in inside if child.is_file())
+        for usual in (*chain.from_iterable(KINDS.values()), ADAPTER):
+            if usual in files:
+                return path / usual
         raise CheckpointError(f"{name!r} is a folder; give a file in it ({some(files)})")
     known = {plain(model): model for model in available_models()}
     close = difflib.get_close_matches(plain(name), known, 1, cutoff=0.85)

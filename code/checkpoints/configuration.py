@@ -5,13 +5,19 @@ and maps look like any other. So a checkpoint is computed only if both are known
 may say them itself, in its metadata:
 
     save_file(weights, path, metadata={"activation": "gelu", "heads": "16, 12"})
+
+and a configuration beside any file does (`claims.py`). What is said twice must agree.
 """
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from checkpoints import EMBEDDED, OFFICIAL, Checkpoint, CheckpointError
+from checkpoints.errors import AS_IT_IS
 from model import ACTIVATIONS, HEAD_WIDTH, architecture, divisors
+from preprocessing import INTERPOLATIONS, OPENAI, RESIZE_MODES, Preprocessing
 
 Heads = int | tuple[int, int]
 
@@ -60,66 +66,112 @@ class Configuration(NamedTuple):
         return self.image_heads, self.text_heads
 
 
-def require_options(name: Any, activation: Any, heads: Any) -> None:
-    """Raise ValueError for options that no checkpoint has, or not the model called `name`."""
+def require_options(name: Any, activation: Any = None, heads: Any = None, **pictures: Any) -> None:
+    """Raise ValueError for options that no checkpoint has, or not the model called `name`.
+
+    pictures: fields of Preprocessing.
+    """
     if activation is not None and activation not in ACTIVATIONS:
         raise ValueError(f"activation must be one of {list(ACTIVATIONS)}, got {activation!r}")
-    if str(name) in (*EMBEDDED, *OFFICIAL) and activation not in (None, "quickgelu"):
-        raise CheckpointError(
-            f"{name}: activation {activation!r} contradicts what is known of the model, 'quickgelu'"
-        )
     pair = heads if isinstance(heads, tuple | list) else (heads, heads)
     if heads is not None and not (len(pair) == 2 and all(type(n) is int and n > 0 for n in pair)):
         raise ValueError(
             f"heads must be the image tower's number, or those of image and text, got {heads!r}"
         )
+    for field, known in (("interpolation", INTERPOLATIONS), ("resize_mode", RESIZE_MODES)):
+        if pictures.get(field) is not None and pictures[field] not in known:
+            raise ValueError(f"{field} must be one of {list(known)}, got {pictures[field]!r}")
+    for field, least in (("mean", -math.inf), ("std", 0)):
+        given = pictures.get(field)
+        if given is not None and not (
+            isinstance(given, tuple | list)
+            and len(given) == 3
+            and all(isinstance(n, int | float) and least < n < math.inf for n in given)
+        ):
+            positive = " above 0" if least == 0 else ""
+            raise ValueError(
+                f"{field} must be three numbers{positive}, of red, green and blue, got {given!r}"
+            )
+    if str(name) in (*EMBEDDED, *OFFICIAL):
+        known = {"activation": "quickgelu", **OPENAI._asdict()}
+        _require_agreement(name, known, {"activation": activation, **pictures})
 
 
 def configuration(
-    checkpoint: Checkpoint, activation: str | None, heads: Heads | None
+    checkpoint: Checkpoint, activation: str | None = None, heads: Heads | None = None
 ) -> Configuration:
     """How the checkpoint is computed, from what is known of it and what is given.
 
-    Raises CheckpointError if that is not all, saying what to give, and if what is given contradicts
-    what is known; ValueError if names and shapes are not a CLIP's.
+    Raises CheckpointError if that is not all, saying what to give, and if what is given or said
+    contradicts what is known; ValueError if names and shapes are not a CLIP's.
     """
     shape = architecture(checkpoint.weights)
     known = known_configuration(checkpoint, shape)
-    given = Configuration(
-        activation, *(heads if isinstance(heads, tuple | list) else (heads, None))
-    )
-    for field, known_value, given_value in zip(known._fields, known, given, strict=True):
-        if None not in (known_value, given_value) and known_value != given_value:
-            raise CheckpointError(
-                f"{checkpoint.path}: {field} {given_value!r} contradicts what is known of the "
-                f"model, {known_value!r}"
-            )
-    found = Configuration(*(a if b is None else b for a, b in zip(known, given, strict=True)))
+    image, text = heads if isinstance(heads, tuple | list) else (heads, None)
+    found = _joined(checkpoint.path, known, Configuration(activation, image, text))
     if None in found:
         raise CheckpointError(
             f"{checkpoint.path} does not say how it is computed, and its tensors cannot tell: give "
             + " and ".join(_questions(found, shape))
             + ". Commands read them in a safetensors file's metadata (checkpoints/configuration.py)"
+            " or in a configuration beside the file (checkpoints/claims.py)"
         )
     return found
 
 
 def known_configuration(checkpoint: Checkpoint, shape: dict) -> Configuration:
     """What is known without being given; `shape` is the checkpoint's architecture."""
+    known = Configuration(None, None, None)
+    if checkpoint.claims is not None:
+        checkpoint.claims.require(shape, checkpoint.path)
+        known = Configuration(checkpoint.claims.activation, *checkpoint.claims.heads)
     if checkpoint.openais:
         heads = (w // HEAD_WIDTH if w % HEAD_WIDTH == 0 else None for w in _widths(shape))
-        return Configuration("quickgelu", *heads)
+        return _joined(checkpoint.path, known, Configuration("quickgelu", *heads))
     if shape["vocab_size"] > VOCABULARY:
         raise CheckpointError(
             f"{checkpoint.path} has a vocabulary of {shape['vocab_size']:,} tokens instead of "
-            f"OpenAI's {VOCABULARY:,}: which token ends a text cannot be told"
+            f"OpenAI's {VOCABULARY:,}: which token ends a text cannot be told; {AS_IT_IS}"
         )
     activation, heads = said(checkpoint)
-    if heads is None:  # of a public CLIP, perhaps
+    known = _joined(checkpoint.path, known, Configuration(activation, *(heads or (None, None))))
+    if known.heads == (None, None):  # of a public CLIP, perhaps
         image = shape["vision_width"], shape["vision_layers"]
         text = shape["transformer_width"], shape["transformer_layers"]
-        heads = IMAGE_HEADS.get(image), TEXT_HEADS.get(text)
-    return Configuration(activation, *heads)
+        known = Configuration(known.activation, IMAGE_HEADS.get(image), TEXT_HEADS.get(text))
+    return known
+
+
+def preprocessing_for(checkpoint: Checkpoint, **given: Any) -> Preprocessing:
+    """What pictures go through: as is known of the checkpoint, or given; where neither, OpenAI's.
+
+    Raises CheckpointError if what is given contradicts what is known.
+    """
+    known = OPENAI if checkpoint.openais else None
+    if checkpoint.claims is not None and checkpoint.claims.preprocessing is not None:
+        known = checkpoint.claims.preprocessing
+    given = {
+        field: tuple(map(float, value)) if field in ("mean", "std") else value
+        for field, value in given.items()
+        if value is not None
+    }
+    _require_agreement(checkpoint.path, known._asdict() if known else {}, given)
+    return (known or OPENAI)._replace(**given)
+
+
+def _joined(path: Path, known: Configuration, other: Configuration) -> Configuration:
+    _require_agreement(path, known._asdict(), other._asdict())
+    return Configuration(*(a if b is None else b for a, b in zip(known, other, strict=True)))
+
+
+def _require_agreement(name: Any, known: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    for field, value in given.items():
+        value = tuple(value) if isinstance(value, list) else value
+        if None not in (value, known.get(field)) and value != known[field]:
+            raise CheckpointError(
+                f"{name}: {field} {value!r} contradicts what is known of the model, "
+                f"{known[field]!r}"
+            )
 
 
 def said(checkpoint: Checkpoint) -> tuple[str | None, tuple[int, int] | None]:

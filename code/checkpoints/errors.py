@@ -7,6 +7,12 @@ from pathlib import Path
 
 from checkpoints.tensor_pickles import reason
 
+# What to do with a model that is not of the classic layout.
+AS_IT_IS = (
+    "its model object can be explained as it is: give it to relevance_maps, by from_open_clip or "
+    "from_transformers (recording)"
+)
+
 
 class CheckpointError(RuntimeError, ValueError):
     """Weights could not be had. A RuntimeError, as the official package raises."""

@@ -14,12 +14,14 @@ from typing import Any, BinaryIO
 import safetensors
 import safetensors.torch
 
-from checkpoints.errors import CheckpointError
+from checkpoints.errors import CheckpointError, errors_of
+from checkpoints.json_files import read_json
 from checkpoints.tensor_pickles import ForeignName, Module, Stored, read_archive, read_legacy
 from model import some
 
 # What OpenAI's archives hold beside the parameters; it follows from the shapes.
 EXTRAS = ("input_resolution", "context_length", "vocab_size")
+INDEX = ".safetensors.index.json"  # how the file ends that names the shards
 MANY = 100_000  # attributes of modules; the largest CLIPs have about 10,000
 
 
@@ -43,6 +45,8 @@ def read_file(file: BinaryIO, path: Path) -> tuple[Any, bool]:
 
     Its first bytes, not its name, tell the format. Tensors of pickles are still in the open file.
     """
+    if is_index(path):
+        return read_shards(path), False
     head = file.read(9)
     file.seek(0)
     if is_safetensors(head):
@@ -61,6 +65,34 @@ def read_file(file: BinaryIO, path: Path) -> tuple[Any, bool]:
         f"{path} is not a checkpoint: expected a TorchScript archive, a state dict saved with "
         "torch.save, or safetensors" + ("" if head else "; the file is empty")
     )
+
+
+def is_index(path: Path) -> bool:
+    return path.name.endswith(INDEX)
+
+
+def shard_names(index: Path) -> list[str]:
+    """The files beside an index that hold its tensors."""
+    places = read_json(index).section("weight_map").values.values()
+    if not all(isinstance(place, str) and Path(place).name == place for place in places):
+        raise CheckpointError(f"{index} names shards that are no files beside it")
+    return sorted(set(places))
+
+
+def read_shards(index: Path) -> dict[str, Any]:
+    """The tensors of all shards, each where the index says."""
+    places = read_json(index).section("weight_map").values
+    found = {}
+    for name in shard_names(index):
+        shard = index.parent / name
+        if not shard.is_file():
+            raise CheckpointError(f"{index} names {name}, and there is no such file beside it")
+        with errors_of(shard, damaged=True):
+            content = safetensors.torch.load_file(shard)
+        if content.keys() != {tensor for tensor, place in places.items() if place == name}:
+            raise CheckpointError(f"{shard} does not hold the tensors that {index.name} says")
+        found |= content
+    return found
 
 
 def read_zip(file: BinaryIO, path: Path) -> tuple[Any, bool]:

@@ -60,9 +60,15 @@ def fetch_official(name: str, folder: str | PathLike, instead: Sequence[str]) ->
         ]
         if path.exists():
             message[-1] += "; the file that is there now has another checksum"
+        message.append(f"Or load {hub_copy(name)!r}, the hub's copy: it needs open_clip_torch")
         if instead:
             message.append(f"Or use an embedded model ({', '.join(instead)}): it needs no network")
         raise CheckpointError("\n".join(message)) from error
+
+
+def hub_copy(name: str) -> str:
+    """The name of the same weights as open_clip has them, on the Hugging Face hub."""
+    return f"open_clip:{name.replace('@', '-').replace('/', '-').removesuffix('px')}/openai"
 
 
 def file_sha256(path: Path) -> str:

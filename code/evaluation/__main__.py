@@ -26,6 +26,7 @@ from evaluation.scene_sets import SceneBatch, at_least_one, scene_batches
 from evaluation.study import FEWER, Pictures, Study
 from evaluation.tables import write_tables
 from explainer import Explainer, explainers
+from model import ModifiedResNet, VisionTransformer
 
 ROOT = Path(__file__).resolve().parents[2]
 SEEDS = {"localisation": 4_000_000, "faithfulness": 4_100_000, "sanity": 4_200_000}
@@ -33,12 +34,20 @@ MANY = 240  # pictures, where so many are enough
 OBJECTS = {"localisation": (1, 2, 3, 4), "faithfulness": (2,), "sanity": (2,)}
 
 
-def scenes(seed: int, size: int, count: int, objects: Sequence[int]) -> Pictures:
+def scenes(
+    seed: int,
+    visual: VisionTransformer | ModifiedResNet,
+    count: int,
+    objects: Sequence[int],
+) -> Pictures:
     """`count` scenes, equally many of each number of objects; fewer, likewise."""
 
     @cache  # drawn once for all methods
     def drawn(number: int, most: int) -> list[SceneBatch]:
-        return list(scene_batches(most, number, size, seed=seed + number))
+        size, preprocessing = visual.input_resolution, visual.preprocessing
+        return list(
+            scene_batches(most, number, size, seed=seed + number, preprocessing=preprocessing)
+        )
 
     def pictures(most: int | None) -> Iterator[SceneBatch]:
         each = -(-min(count, most or count) // len(objects))
@@ -55,19 +64,25 @@ def first(folder: MaskedFolder, count: int, most: int | None) -> Iterator[SceneB
 
 def study_of(explainer: Explainer, args: argparse.Namespace) -> tuple[Study, list[Pictures]]:
     """A model, and the pictures for localisation, for faithfulness and for sanity."""
-    size = explainer.visual.input_resolution
+    visual = explainer.visual
     counts = {"localisation": args.scenes, "faithfulness": args.faithfulness, "sanity": args.sanity}
     if args.images:
-        folder = MaskedFolder(args.images, explainer.preprocess, size, args.prompt)
+        folder = MaskedFolder(
+            args.images,
+            explainer.preprocess,
+            visual.input_resolution,
+            args.prompt,
+            preprocessing=visual.preprocessing,
+        )
         tell_what_is_left_out(folder, explainer.name)
         prompts, settings = folder.prompts, folder.digest()
         pictures = [partial(first, folder, count) for count in counts.values()]
     else:
         prompts, settings = [concept.phrases[0] for concept in concepts()], f"{SEEDS} {OBJECTS}"
         pictures = [
-            scenes(SEEDS[name], size, count, OBJECTS[name]) for name, count in counts.items()
+            scenes(SEEDS[name], visual, count, OBJECTS[name]) for name, count in counts.items()
         ]
-    settings = f"{settings} {counts} {MANY} {FEWER}"
+    settings = f"{settings} {counts} {MANY} {FEWER} {visual.preprocessing}"
     return Study(explainer, prompts, args.runs, settings, args.methods), pictures
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from image_utils import true_colours
 from model import VisionTransformer
+from preprocessing import preprocessing_of
 from saliency import block_maps, image_encoder
 
 Maps = Float[Tensor, "image target row column"]
@@ -37,7 +38,8 @@ def random(model: nn.Module, images: Tensor, targets: Tensor) -> Maps:
 
 def edges(model: nn.Module, images: Tensor, targets: Tensor) -> Maps:
     """How much the picture changes: its Sobel gradient, blurred over a tenth of its side."""
-    grey = true_colours(images).mean(1, keepdim=True)
+    colours = true_colours(images, preprocessing_of(image_encoder(model)))
+    grey = colours.mean(1, keepdim=True)
     sobel = torch.tensor([[-1.0, 0, 1], [-2, 0, 2], [-1, 0, 1]]).to(grey)
     padded = F.pad(grey, (1, 1, 1, 1), mode="replicate")
     change = F.conv2d(padded, torch.stack([sobel, sobel.T])[:, None]).norm(dim=1, keepdim=True)

@@ -10,6 +10,7 @@ Intervals are 95 % bootstrap intervals over scenes.
 """
 
 import argparse
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -19,11 +20,22 @@ from torch import nn
 from clip_ import load
 from embedded import scenes
 from evaluation.localisation import pointing_game
-from evaluation.scene_sets import at_least_one, concept_features, scene_batches
+from evaluation.scene_sets import SceneBatch, at_least_one, concept_features, scene_batches
 from intervals import interval
+from model import CLIP
 from saliency import methods, relevance_maps, resize_maps
 
 SLOW = ("FullGrad", "AblationCAM", "ScoreCAM", "GScoreCAM")  # measured only if asked for
+
+
+def scenes_for(
+    model: CLIP, count: int, objects: int, styles: tuple[str, ...]
+) -> Iterator[SceneBatch]:
+    """Scenes of the size and with the statistics of the model."""
+    visual = model.visual
+    return scene_batches(
+        count, objects, visual.input_resolution, styles, preprocessing=visual.preprocessing
+    )
 
 
 @torch.no_grad()
@@ -31,7 +43,7 @@ def top1(model: nn.Module, styles: tuple[str, ...], count: int) -> Bool[np.ndarr
     """Whether each single-object scene's object is named right, among all concepts."""
     concepts = concept_features(model)
     right = []
-    for batch in scene_batches(count, 1, model.visual.input_resolution, styles):
+    for batch in scenes_for(model, count, 1, styles):
         named = (model.encode_image(batch.images) @ concepts.T).argmax(-1)
         right += (named == batch.concepts[:, 0]).tolist()
     return np.array(right, dtype=bool)
@@ -44,7 +56,7 @@ def pointing(
     concepts = concept_features(model)
     hits = {method: [] for method in methods}
     chance = []
-    for batch in scene_batches(count, 2, model.visual.input_resolution, styles):
+    for batch in scenes_for(model, count, 2, styles):
         targets = concepts[batch.concepts]
         chance += batch.masks.float().mean((1, 2, 3)).tolist()
         for method in methods:

@@ -8,6 +8,7 @@ The prompt of an object is its file's name in a template, "a {}".
 
 import hashlib
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -17,20 +18,29 @@ from torch import Tensor
 from clip_ import to_rgb
 from evaluation.scene_sets import SceneBatch
 from image_utils import image_files, open_image, read_mask
+from preprocessing import OPENAI, Preprocessing
 
 
 class MaskedFolder:
     """The pictures of a folder that have masks, all of which are looked at before any is measured.
 
     preprocess, size: of the model, which sees a square of so many pixels.
+    preprocessing: what `preprocess` was made of.
 
     Raises FileNotFoundError if there are none, and ValueError if a mask is not its picture's (see
     `read_mask`), if two files claim one name, and if the model sees no object at all.
     """
 
-    def __init__(self, folder: str | Path, preprocess: Callable, size: int, template: str = "a {}"):
+    def __init__(
+        self,
+        folder: str | Path,
+        preprocess: Callable,
+        size: int,
+        template: str = "a {}",
+        preprocessing: Preprocessing = OPENAI,
+    ):
         self.folder = Path(folder)
-        self.preprocess, self.size = preprocess, size
+        self.preprocess, self.size, self.preprocessing = preprocess, size, preprocessing
         masks = {
             path: image_files(self.folder / "masks" / path.stem) for path in image_files(folder)
         }
@@ -77,8 +87,13 @@ class MaskedFolder:
     def _seen(self, path: Path, masks: list[Path]) -> Bool[Tensor, "object row column"]:
         """Where the objects of a picture are in what the model sees of it."""
         width, height = to_rgb(open_image(path)).size
-        square = (self.size, self.size)
-        return torch.stack([read_mask(mask, square, picture=(height, width)) for mask in masks])
+        seen = partial(
+            read_mask,
+            size=(self.size, self.size),
+            picture=(height, width),
+            preprocessing=self.preprocessing,
+        )
+        return torch.stack([seen(mask) for mask in masks])
 
     def digest(self) -> str:
         """Of what is measured: the names and the bytes of all pictures and masks."""

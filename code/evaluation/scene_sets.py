@@ -14,6 +14,7 @@ from tqdm import tqdm
 from clip_ import tokenize
 from embedded.scenes import HELD_OUT_STYLE, Scene, concepts, draw_scene
 from image_utils import normalise_pixels
+from preprocessing import OPENAI, Preprocessing
 
 SEED = 2_000_000  # far from the scenes of training, which are numbered from 0
 BATCH = 16  # as many as a CPU is quick with
@@ -34,6 +35,7 @@ def scene_batches(
     size: int,
     styles: tuple[str, ...] = (HELD_OUT_STYLE,),
     seed: int = SEED,
+    preprocessing: Preprocessing = OPENAI,
 ) -> Iterator[SceneBatch]:
     """`count` scenes of so many objects, in batches, with a progress bar."""
     numbers = tqdm(range(count), unit="scene", desc=f"{objects}-object scenes", leave=False)
@@ -41,16 +43,16 @@ def scene_batches(
     for number in numbers:
         drawn.append(draw_scene((seed, number), size=size, styles=styles, count=objects))
         if len(drawn) == BATCH or number == count - 1:
-            yield as_batch(drawn)
+            yield as_batch(drawn, preprocessing)
             drawn = []
 
 
-def as_batch(drawn: list[Scene]) -> SceneBatch:
-    """Scenes of equally many objects as one batch."""
+def as_batch(drawn: list[Scene], preprocessing: Preprocessing = OPENAI) -> SceneBatch:
+    """Scenes of equally many objects as one batch for a model of that preprocessing."""
     pixels = torch.from_numpy(np.stack([scene.image for scene in drawn])).permute(0, 3, 1, 2)
     masks = np.stack([[thing.mask for thing in scene.objects] for scene in drawn])
     return SceneBatch(
-        normalise_pixels(pixels.float() / 255),
+        normalise_pixels(pixels.float() / 255, preprocessing),
         torch.tensor([[thing.concept for thing in scene.objects] for scene in drawn]),
         torch.from_numpy(masks),
     )

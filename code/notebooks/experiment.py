@@ -24,6 +24,7 @@ from matplotlib.backends.backend_pdf import PdfPages  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 
 from checkpoints import EMBEDDED, available_models  # noqa: E402
+from checkpoints.hubs import HUB, OPEN_CLIP  # noqa: E402
 from evaluation.tables import cell, csv_text, summary  # noqa: E402, F401
 from explainer import Explainer, explainers, shown_name  # noqa: E402
 from files import whole_file  # noqa: E402
@@ -49,14 +50,15 @@ def model_names() -> list[str]:
     if None in names or len(names) > 2:
         raise ValueError(
             f"CLIP_MODELS must be {', '.join(MODELS)}, or a ViT, a ResNet, or both with a comma "
-            f"between, of {', '.join(available_models())} or files that are there; got {chosen!r}"
+            f"between, of {', '.join(available_models())}, files that are there, or names of the "
+            f"hubs ({OPEN_CLIP}..., {HUB}...); got {chosen!r}"
         )
     return names
 
 
 def located(name: str) -> str | None:
     """A model's name as it is, of a file the whole path; None if it is neither."""
-    if name in available_models():
+    if name in available_models() or name.startswith((OPEN_CLIP, HUB)):
         return name
     paths = [folder / Path(name).expanduser() for folder in (Path.cwd(), ROOT)] if name else []
     return next((str(path) for path in paths if path.exists()), None)

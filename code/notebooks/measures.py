@@ -30,7 +30,8 @@ TARGET_STYLES = {
 
 
 def two_objects(explainer: Explainer, scenes: int):
-    return scene_batches(scenes, 2, explainer.visual.input_resolution)
+    visual = explainer.visual
+    return scene_batches(scenes, 2, visual.input_resolution, preprocessing=visual.preprocessing)
 
 
 def chance(masks: Bool[Tensor, "*batch row column"]) -> list[float]:
@@ -85,7 +86,7 @@ def style_features(explainer: Explainer, style: str) -> Float[Tensor, "concept f
         for number, concept in enumerate(concepts())
         if drawable(number, (style,))
     ]
-    images = as_batch(scenes).images
+    images = as_batch(scenes, explainer.visual.preprocessing).images
     return torch.cat([explainer.pictures(part) for part in images.split(50)])
 
 

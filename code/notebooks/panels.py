@@ -35,7 +35,7 @@ def heat_panels(
     cmap: str | None = None,
 ) -> list[Panel]:
     """The heat of each target over the image; its score, or with a mask, what it finds."""
-    picture = as_picture(image[0])
+    picture = as_picture(image[0], explainer.visual.preprocessing)
     scores = explainer.scores(image, targets)[0].tolist()
     maps = explainer.maps(image, targets, method, negative)[0].cpu()
     heat = explainer.heat(image, targets, method, negative)[0]
@@ -58,7 +58,9 @@ def sign_panels(explainer: Explainer, image: Image, target: Targets) -> list[Pan
     """Positive saliency, negative saliency, and both over one another; see OVERLAP_LEGEND."""
     positive = explainer.heat(image, target)[0, 0]
     negative = explainer.heat(image, target, negative=True)[0, 0]
-    both = show_overlapped_cam(as_picture(image[0]), negative, positive)
+    both = show_overlapped_cam(
+        as_picture(image[0], explainer.visual.preprocessing), negative, positive
+    )
     return [
         *heat_panels(explainer, image, target, ["positive"]),
         *heat_panels(explainer, image, target, ["negative"], negative=True),
@@ -78,7 +80,7 @@ def word_panels(
     scores = (LOGIT_SCALE * explainer.pictures(image) @ directions.T)[0].tolist()
     maps = direction_maps(explainer.visual, image, directions)
     maps = resize_maps(maps, image.shape[-2:])[0].cpu()
-    picture = as_picture(image[0])
+    picture = as_picture(image[0], explainer.visual.preprocessing)
     panels = []
     for title, score, one in zip([sentence, *words], scores, maps, strict=True):
         note = f"{score:+.1f}" if panels else f"{score:.1f}"
@@ -92,8 +94,9 @@ def word_panels(
 def block_panels(explainer: Explainer, image: Image, target: Targets, grad: bool) -> list[Panel]:
     """The image as seen through each block of a ViT, with what is left of the similarity."""
     maps = block_maps(explainer.model, image, target, grad)[:, 0, 0]
-    seen = torch.stack([seen_through(image[0], one) for one in maps])
-    scores = explainer.scores(normalise_pixels(seen), target)[:, 0].tolist()
+    preprocessing = explainer.visual.preprocessing
+    seen = torch.stack([seen_through(image[0], one, preprocessing) for one in maps])
+    scores = explainer.scores(normalise_pixels(seen, preprocessing), target)[:, 0].tolist()
     return [
         Panel(picture.permute(1, 2, 0).cpu().numpy(), f"block {number}", f"100 cos = {score:.1f}")
         for number, (picture, score) in enumerate(zip(seen, scores, strict=True))

@@ -119,5 +119,5 @@ def drawn(
         )
         for number in range(count)
     ]
-    batch = as_batch(scenes)
+    batch = as_batch(scenes, explainer.visual.preprocessing)
     return Pictures(emotion, batch.images.to(explainer.device), batch.masks[:, 0])
