@@ -125,7 +125,7 @@ def explained(
     for name, explainer in zip(names, explainers, strict=True):
         for row, (path, prompts) in zip(rows, examples.items(), strict=True):
             images, targets = explainer.read(path), explainer.texts(prompts)
-            picture = as_picture(images[0], explainer.visual.preprocessing)
+            picture = as_picture(images[0], explainer.pixels)
             if not row:
                 row.append(Panel(picture))
             print(f"{path.name}, {name}")

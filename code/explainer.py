@@ -7,13 +7,16 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
+from cams import CAMS
+from checkpoints.errors import AnotherNetwork
+from checkpoints.hubs import HUB, OPEN_CLIP
 from clip_ import load, tokenize
 from image_utils import open_image
-from model import VisionTransformer
+from model import CLIP
 from objective import LOGIT_SCALE, target_directions
-from recording.encoders import encoder_of
+from recording.encoders import Encoder, from_open_clip, from_transformers
 from saliency import methods, normalise_maps, relevance_maps, resize_maps
 
 Images = Float[Tensor, "image 3 row column"]
@@ -21,15 +24,31 @@ Targets = Float[Tensor, "*image target feature"]
 
 
 class Explainer:
-    """The model that `load(name)` gives, with its preprocessing."""
+    """A model with its preprocessing, its texts and its methods.
 
-    def __init__(self, name: str):
-        self.name = shown_name(name)
-        self.model, self.preprocess = load(name)
-        self.visual = self.model.visual
-        self.kind = "ViT" if isinstance(self.visual, VisionTransformer) else "ResNet"
-        self.methods = list(methods(self.model))
-        self.device = self.visual.conv1.weight.device
+    model: what `load` takes; a name of a hub whose model is not of ours ("open_clip:MODEL/TAG",
+        "hf:OWNER/NAME"), which is then explained as its library makes it; or an `Encoder` that
+        encodes texts and prepares pictures.
+    name: what figures and tables call it; needed for an `Encoder`.
+    """
+
+    def __init__(self, model: str | Encoder, name: str = ""):
+        if isinstance(model, Encoder):
+            require_whole(model, name)
+            self.network, self.encoder = model.model, model
+            self.model = self.visual = model
+        else:
+            self.network, self.encoder = loaded(model)
+            ours = isinstance(self.network, CLIP)
+            self.model = self.network if ours else self.encoder
+            self.visual = self.network.visual if ours else self.encoder
+        self.name = name or shown_name(model)
+        table = methods(self.encoder)
+        self.methods = list(table)
+        self.kind = "ResNet" if table is CAMS else "ViT"
+        self.device = self.encoder.weight.device
+        self.preprocess, self.pixels = self.encoder.preprocess, self.encoder.pixels
+        self.side = min(self.encoder.example().shape[-2:])
 
     def read(self, *paths: str | Path) -> Images:
         """Pictures as the model takes them."""
@@ -40,13 +59,13 @@ class Explainer:
     @torch.no_grad()
     def texts(self, prompts: Sequence[str]) -> Float[Tensor, "target feature"]:
         """Unit features of texts."""
-        return target_directions(self.model.encode_text(tokenize(prompts)).float())
+        return target_directions(self.encoder.encode_texts(prompts).float())
 
     @torch.no_grad()
     def pictures(self, images: Images) -> Float[Tensor, "image feature"]:
         """Unit features of pictures."""
-        encoder_of(self.visual).require_images(images)
-        return target_directions(self.model.encode_image(images.to(self.device)).float())
+        self.encoder.require_images(images)
+        return target_directions(self.encoder.encode(images.to(self.device)).float())
 
     def scores(self, images: Images, targets: Targets) -> Float[Tensor, "image target"]:
         """100 times the cosine of every image with its targets."""
@@ -57,7 +76,7 @@ class Explainer:
         self, images: Images, targets: Targets, method: str | None = None, negative: bool = False
     ) -> Float[Tensor, "image target row column"]:
         """Raw relevance at the size of the images."""
-        maps = relevance_maps(self.model, images, targets, method, negative=negative)
+        maps = relevance_maps(self.encoder, images, targets, method, negative=negative)
         return resize_maps(maps, images.shape[-2:])
 
     def heat(
@@ -65,6 +84,48 @@ class Explainer:
     ) -> Float[np.ndarray, "image target row column"]:
         """Relevance in [0, 1] at the size of the images, each map scaled by itself."""
         return normalise_maps(self.maps(images, targets, method, negative)).cpu().numpy()
+
+
+def loaded(name: str) -> tuple[nn.Module, Encoder]:
+    """The network that a name stands for, and what is called of it."""
+    try:
+        clip, preprocess = load(name)
+    except AnotherNetwork:
+        return of_hub(name)
+    visual = clip.visual
+    encoder = Encoder(
+        visual,
+        visual.__call__,
+        lambda texts: clip.encode_text(tokenize(texts)),
+        preprocess,
+        visual.preprocessing,
+    )
+    return clip, encoder
+
+
+def of_hub(name: str) -> tuple[nn.Module, Encoder]:
+    """A model that is not of ours, as its library makes it."""
+    if name.startswith(OPEN_CLIP):
+        import open_clip
+
+        kind, tag = name.removeprefix(OPEN_CLIP).rsplit("/", 1)
+        model, preprocess = open_clip.create_model_from_pretrained(kind, pretrained=tag)
+        return model, from_open_clip(model.eval(), preprocess, open_clip.get_tokenizer(kind))
+    import transformers
+
+    repository = name.removeprefix(HUB)
+    model = transformers.AutoModel.from_pretrained(repository)
+    processor = transformers.AutoProcessor.from_pretrained(repository)
+    return model, from_transformers(model.eval(), processor)
+
+
+def require_whole(encoder: Encoder, name: str) -> None:
+    missing = [one for one in ("encode_texts", "preprocess") if getattr(encoder, one) is None]
+    if missing or not name:
+        raise ValueError(
+            f"to explain pictures by an Encoder, give {', '.join(missing or ['its name'])} "
+            "(from_open_clip(model, preprocess, tokenizer), from_transformers(model, processor))"
+        )
 
 
 def shown_name(name: str) -> str:

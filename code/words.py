@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from checks import type_name, undisturbed
 from objective import target_directions
+from recording.encoders import Encoder
 
 PUNCTUATION = ".,;:!?\"'()[]{}…“”‘’"  # may stand around a word without being part of it
 
@@ -58,23 +59,35 @@ def _rest(token: str, word: str) -> str | None:
 
 
 def word_directions(
-    clip_model: nn.Module,
-    clip_tokenizer: Callable[[list[str]], Tensor],
+    clip_model: nn.Module | Encoder,
+    clip_tokenizer: Callable[[list[str]], Tensor] | None,
     text: str,
     words: Sequence[Word],
 ) -> Float[Tensor, "word feature"]:
     """For each word, t(text) - t(text without it), t unit features: what the word adds.
 
     The similarity of an image with this direction is s(text) - s(text without the word). The empty
-    word stands for the whole text, t(text). All texts are encoded in one batch.
+    word stands for the whole text, t(text). All texts are encoded in one batch, by an `Encoder`
+    with its own tokenizer.
     """
-    if not hasattr(clip_model, "encode_text"):
-        raise TypeError(f"words are read by a whole CLIP; got {type_name(clip_model)}")
     texts = [text] + [without_word(text, word) for word in words if not is_whole(word)]
-    with undisturbed(clip_model.positional_embedding.device), torch.no_grad():
-        features = target_directions(clip_model.encode_text(clip_tokenizer(texts)))
+    encode, weight = text_encoder(clip_model, clip_tokenizer)
+    with undisturbed(weight.device), torch.no_grad():
+        features = target_directions(encode(texts))
     whole, without = features[0], iter(features[1:])
     return torch.stack([whole if is_whole(word) else whole - next(without) for word in words])
+
+
+def text_encoder(
+    clip_model: nn.Module | Encoder, clip_tokenizer: Callable[[list[str]], Tensor] | None
+) -> tuple[Callable[[list[str]], Tensor], Tensor]:
+    """What makes features of texts, and a parameter of it. TypeError if there is none."""
+    if isinstance(clip_model, Encoder) and clip_model.encode_texts is not None:
+        return clip_model.encode_texts, clip_model.weight
+    if not hasattr(clip_model, "encode_text"):
+        raise TypeError(f"words are read by a whole CLIP; got {type_name(clip_model)}")
+    weight = next(clip_model.parameters())
+    return lambda texts: clip_model.encode_text(clip_tokenizer(texts)), weight
 
 
 def is_whole(word: Word) -> bool:

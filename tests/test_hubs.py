@@ -1,6 +1,7 @@
 """Names of other packages' models: found in their caches, without a network, or a clear word."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ import huggingface_hub
 import open_clip
 import pytest
 
+import checkpoints
 from checkpoints import OFFICIAL, CheckpointError, available_models
 from checkpoints.official import hub_copy
 from clip_ import load
@@ -158,7 +160,12 @@ def test_the_packages_are_not_imported_for_anything_else():
         "import sys, clip_; clip_.load('RN-emoji', 'cpu'); "
         "print({'open_clip', 'huggingface_hub', 'transformers'} & {*sys.modules})"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(Path(checkpoints.__file__).parents[1])},
+    )
     assert done.stdout.strip() == "set()", done.stderr
 
 

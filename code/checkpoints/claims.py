@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from checkpoints.errors import AS_IT_IS, CheckpointError
+from checkpoints.errors import AnotherNetwork, CheckpointError
 from checkpoints.json_files import Section, read_json
 from model import ACTIVATIONS, HEAD_WIDTH
 from preprocessing import OPENAI, RESIZE_MODES, Preprocessing
@@ -169,10 +169,9 @@ def _open_clip_activation(model: Section, vision: Section, text: Section) -> str
         return "quickgelu" if model.get("quick_gelu") else "gelu"
     if all(one == {"approximate": "tanh"} for one in asked) and not model.get("quick_gelu"):
         return "gelu_tanh"
-    raise CheckpointError(
+    raise AnotherNetwork(
         f"{model.name}: act_kwargs {asked} with quick_gelu {model.get('quick_gelu')}, an "
-        f"activation that our network has not ({', '.join(ACTIVATIONS)}, for both towers); "
-        + AS_IT_IS
+        f"activation that our network has not ({', '.join(ACTIVATIONS)}, for both towers)"
     )
 
 
@@ -194,14 +193,14 @@ def _require_ours(section: Section, ours: Mapping[str, tuple], others: set[str])
     for key, value in section.values.items():
         if key in ours and value not in ours[key]:
             what = WORDS.get(key)
-            raise CheckpointError(
+            raise AnotherNetwork(
                 f"{section.name}: {key} is {value!r:.60}, {f'{what}, ' if what else ''}which our "
-                f"network has not; {AS_IT_IS}"
+                f"network has not"
             )
         if value is not None and key not in ours and key not in others:
-            raise CheckpointError(
+            raise AnotherNetwork(
                 f"{section.name} has {key!r:.60}, which is not known here, so what it makes of the "
-                f"network is not; {AS_IT_IS}"
+                f"network is not"
             )
 
 
@@ -221,9 +220,9 @@ RESAMPLE = {1: "lanczos", 2: "bilinear", 3: "bicubic"}  # PIL's numbers
 def transformers(content: Section, folder: Path) -> Claims:
     """What a `config.json` of a CLIPModel says, with the processor's beside it."""
     if content.get("model_type") != "clip":
-        raise CheckpointError(
+        raise AnotherNetwork(
             f"{content.name} is of a model of type {content.get('model_type')!r:.40}, not a CLIP: "
-            f"our network is not that; {AS_IT_IS}"
+            f"our network is not that"
         )
     vision, text = _tower(content, "vision_config"), _tower(content, "text_config")
     width, text_width = vision.whole("hidden_size", 768), text.whole("hidden_size", 512)
@@ -245,23 +244,23 @@ def transformers(content: Section, folder: Path) -> Claims:
     # mistake, the token with the largest id (transformers, models/clip/modeling_clip.py).
     end = text.get("eos_token_id", 49407)
     if end not in (2, vocabulary - 1):
-        raise CheckpointError(
+        raise AnotherNetwork(
             f"{text.name}: eos_token_id is {end!r:.40}, and our network reads texts at the last id "
-            f"of the vocabulary, {vocabulary - 1}; {AS_IT_IS}"
+            f"of the vocabulary, {vocabulary - 1}"
         )
     for tower in (vision, text):
         if tower.number("layer_norm_eps", 1e-5) != 1e-5:
-            raise CheckpointError(
+            raise AnotherNetwork(
                 f"{tower.name}: layer_norm_eps is {tower.get('layer_norm_eps')}, which our network "
-                f"has not (1e-5); {AS_IT_IS}"
+                f"has not (1e-5)"
             )
     activations = [
         tower.one_of("hidden_act", HIDDEN_ACTIVATIONS, "quick_gelu") for tower in (vision, text)
     ]
     if activations[0] != activations[1]:
-        raise CheckpointError(
+        raise AnotherNetwork(
             f"{content.name}: the towers have different activations, {' and '.join(activations)}, "
-            f"which our network has not; {AS_IT_IS}"
+            f"which our network has not"
         )
     heads = vision.whole("num_attention_heads", 12), text.whole("num_attention_heads", 8)
     pictures = processor(folder)

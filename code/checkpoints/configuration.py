@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from checkpoints import EMBEDDED, OFFICIAL, Checkpoint, CheckpointError
-from checkpoints.errors import AS_IT_IS
+from checkpoints.errors import AnotherNetwork
 from model import ACTIVATIONS, HEAD_WIDTH, architecture, divisors
 from preprocessing import INTERPOLATIONS, OPENAI, RESIZE_MODES, Preprocessing
 
@@ -129,9 +129,9 @@ def known_configuration(checkpoint: Checkpoint, shape: dict) -> Configuration:
         heads = (w // HEAD_WIDTH if w % HEAD_WIDTH == 0 else None for w in _widths(shape))
         return _joined(checkpoint.path, known, Configuration("quickgelu", *heads))
     if shape["vocab_size"] > VOCABULARY:
-        raise CheckpointError(
+        raise AnotherNetwork(
             f"{checkpoint.path} has a vocabulary of {shape['vocab_size']:,} tokens instead of "
-            f"OpenAI's {VOCABULARY:,}: which token ends a text cannot be told; {AS_IT_IS}"
+            f"OpenAI's {VOCABULARY:,}: which token ends a text cannot be told"
         )
     activation, heads = said(checkpoint)
     known = _joined(checkpoint.path, known, Configuration(activation, *(heads or (None, None))))

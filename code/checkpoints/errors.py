@@ -18,6 +18,13 @@ class CheckpointError(RuntimeError, ValueError):
     """Weights could not be had. A RuntimeError, as the official package raises."""
 
 
+class AnotherNetwork(CheckpointError):
+    """The weights are of a network that is not ours."""
+
+    def __init__(self, problem: str):
+        super().__init__(f"{problem}; {AS_IT_IS}")
+
+
 @contextmanager
 def errors_of(path: Path, damaged: bool = False) -> Iterator[None]:
     """Errors as CheckpointErrors that name the file; `damaged`: what is not expected tells damage.

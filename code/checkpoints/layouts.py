@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from checkpoints import transformers_layout
-from checkpoints.errors import AS_IT_IS, CheckpointError
+from checkpoints.errors import AnotherNetwork, CheckpointError
 from checkpoints.formats import EXTRAS
 from checkpoints.tensor_pickles import Stored, kind
 from model import some
@@ -112,7 +112,7 @@ def verify(state_dict: Any, path: Path) -> dict[str, Tensor]:
         missing.append(" or ".join(IMAGE_PROJECTIONS))
     for part, what in OTHER_LAYOUTS.items():
         if missing and any(f".{part}" in f".{name}" for name in given):
-            raise CheckpointError(f"{path} {what}: it has no {some(missing)}; {AS_IT_IS}")
+            raise AnotherNetwork(f"{path} {what}: it has no {some(missing)}")
     if missing:
         raise CheckpointError(
             f"{path} is not a CLIP: it has no {', '.join(missing)}; it has "

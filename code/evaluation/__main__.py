@@ -26,7 +26,6 @@ from evaluation.scene_sets import SceneBatch, at_least_one, scene_batches
 from evaluation.study import FEWER, Pictures, Study
 from evaluation.tables import write_tables
 from explainer import Explainer, explainers
-from model import ModifiedResNet, VisionTransformer
 
 ROOT = Path(__file__).resolve().parents[2]
 SEEDS = {"localisation": 4_000_000, "faithfulness": 4_100_000, "sanity": 4_200_000}
@@ -36,7 +35,7 @@ OBJECTS = {"localisation": (1, 2, 3, 4), "faithfulness": (2,), "sanity": (2,)}
 
 def scenes(
     seed: int,
-    visual: VisionTransformer | ModifiedResNet,
+    explainer: Explainer,
     count: int,
     objects: Sequence[int],
 ) -> Pictures:
@@ -44,7 +43,7 @@ def scenes(
 
     @cache  # drawn once for all methods
     def drawn(number: int, most: int) -> list[SceneBatch]:
-        size, preprocessing = visual.input_resolution, visual.preprocessing
+        size, preprocessing = explainer.side, explainer.pixels
         return list(
             scene_batches(most, number, size, seed=seed + number, preprocessing=preprocessing)
         )
@@ -64,15 +63,14 @@ def first(folder: MaskedFolder, count: int, most: int | None) -> Iterator[SceneB
 
 def study_of(explainer: Explainer, args: argparse.Namespace) -> tuple[Study, list[Pictures]]:
     """A model, and the pictures for localisation, for faithfulness and for sanity."""
-    visual = explainer.visual
     counts = {"localisation": args.scenes, "faithfulness": args.faithfulness, "sanity": args.sanity}
     if args.images:
         folder = MaskedFolder(
             args.images,
             explainer.preprocess,
-            visual.input_resolution,
+            explainer.side,
             args.prompt,
-            preprocessing=visual.preprocessing,
+            preprocessing=explainer.pixels,
         )
         tell_what_is_left_out(folder, explainer.name)
         prompts, settings = folder.prompts, folder.digest()
@@ -80,9 +78,9 @@ def study_of(explainer: Explainer, args: argparse.Namespace) -> tuple[Study, lis
     else:
         prompts, settings = [concept.phrases[0] for concept in concepts()], f"{SEEDS} {OBJECTS}"
         pictures = [
-            scenes(SEEDS[name], visual, count, OBJECTS[name]) for name, count in counts.items()
+            scenes(SEEDS[name], explainer, count, OBJECTS[name]) for name, count in counts.items()
         ]
-    settings = f"{settings} {counts} {MANY} {FEWER} {visual.preprocessing}"
+    settings = f"{settings} {counts} {MANY} {FEWER} {explainer.pixels}"
     return Study(explainer, prompts, args.runs, settings, args.methods), pictures
 
 
@@ -111,10 +109,11 @@ def measure(study: Study, pictures: list[Pictures]) -> None:
     tasks = {f"localisation, {one}": (study.localisation, one, everything) for one in study.chosen}
     tasks |= {f"faithfulness, {one}": (study.faithfulness, one, some) for one in study.chosen}
     tasks["naming"] = (study.naming, everything)
-    tasks["sanity"] = (study.sanity, few)
+    if study.draws_anew():
+        tasks["sanity"] = (study.sanity, few)
     tasks["presence"] = (study.presence, partial(everything, MANY))
     tasks["signs"] = (study.signs, partial(everything, MANY))
-    if "last grad" in study.chosen:
+    if study.takes_last_grad_apart():
         tasks["parts of last grad"] = (study.parts_of_last_grad, partial(everything, MANY))
         tasks |= {
             f"variant, {one}": (study.localisation, one, everything) for one in study.variants()

@@ -9,14 +9,15 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from image_utils import true_colours
-from model import VisionTransformer
-from preprocessing import preprocessing_of
-from saliency import block_maps, image_encoder
+from methods import METHODS
+from model import ModifiedResNet, VisionTransformer
+from recording.encoders import Encoder, encoder_of
+from saliency import block_maps, methods
 
 Maps = Float[Tensor, "image target row column"]
 
 
-def centre(model: nn.Module, images: Tensor, targets: Tensor) -> Maps:
+def centre(model: nn.Module | Encoder, images: Tensor, targets: Tensor) -> Maps:
     """A Gaussian in the middle, its deviation a quarter of the image: where photographers aim."""
     rows, columns = (
         torch.linspace(-2, 2, side, device=images.device) for side in images.shape[-2:]
@@ -25,9 +26,11 @@ def centre(model: nn.Module, images: Tensor, targets: Tensor) -> Maps:
     return bump.expand(len(images), targets.shape[-2], -1, -1)
 
 
-def random(model: nn.Module, images: Tensor, targets: Tensor) -> Maps:
-    """Noise on the model's grid; the same for the same image."""
-    grid = image_encoder(model).grid(images)
+def random(model: nn.Module | Encoder, images: Tensor, targets: Tensor) -> Maps:
+    """Noise on the model's grid (14 x 14 if it is not ours); the same for the same image."""
+    visual = encoder_of(model).model
+    ours = isinstance(visual, VisionTransformer | ModifiedResNet)
+    grid = visual.grid(images) if ours else (14, 14)
     seeds = (images.double().abs().sum((1, 2, 3)) * 1e3).long().tolist()
     noise = [
         torch.rand(targets.shape[-2], *grid, generator=torch.Generator().manual_seed(seed))
@@ -36,9 +39,9 @@ def random(model: nn.Module, images: Tensor, targets: Tensor) -> Maps:
     return torch.stack(noise).to(images.device)
 
 
-def edges(model: nn.Module, images: Tensor, targets: Tensor) -> Maps:
+def edges(model: nn.Module | Encoder, images: Tensor, targets: Tensor) -> Maps:
     """How much the picture changes: its Sobel gradient, blurred over a tenth of its side."""
-    colours = true_colours(images, preprocessing_of(image_encoder(model)))
+    colours = true_colours(images, encoder_of(model).pixels)
     grey = colours.mean(1, keepdim=True)
     sobel = torch.tensor([[-1.0, 0, 1], [-2, 0, 2], [-1, 0, 1]]).to(grey)
     padded = F.pad(grey, (1, 1, 1, 1), mode="replicate")
@@ -46,10 +49,16 @@ def edges(model: nn.Module, images: Tensor, targets: Tensor) -> Maps:
     return blurred(change, images.shape[-1] // 20).expand(-1, targets.shape[-2], -1, -1)
 
 
-def attention(model: nn.Module, images: Tensor, targets: Tensor) -> Maps:
-    """Of a ViT, the attention of CLS in the last block, the mean of its heads."""
+def attention(model: nn.Module | Encoder, images: Tensor, targets: Tensor) -> Maps:
+    """Of a network that attends, what the features are read by last (CLS in the last block), the
+    mean of its heads.
+    """
     directions = targets[:1] if targets.ndim == 2 else targets[:, :1]
-    maps = block_maps(model, images, directions, start_block=-1)[0]
+    maps = block_maps(
+        model,
+        images,
+        directions,
+    )[-1]
     return maps.expand(-1, targets.shape[-2], -1, -1)
 
 
@@ -66,9 +75,9 @@ def blurred(images: Float[Tensor, "image channel row column"], radius: int) -> T
     return images
 
 
-def baselines(model: nn.Module) -> dict:
+def baselines(model: nn.Module | Encoder) -> dict:
     """The baselines for a model, by name."""
     found = {"centre": centre, "random": random, "edges": edges}
-    if isinstance(image_encoder(model), VisionTransformer):
+    if methods(model) is METHODS:
         found["attention"] = attention
     return found

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from checks import require_finite
 from evaluation.baselines import blurred
 from objective import LOGIT_SCALE
+from recording.encoders import Encoder, encoder_of
 
 Images = Float[Tensor, "image 3 row column"]
 Maps = Float[Tensor, "image row column"]
@@ -75,7 +76,7 @@ def area(curve: Float[Tensor, "*batch step"]) -> Float[Tensor, "*batch"]:
 
 
 def insertion_deletion(
-    model: nn.Module,
+    model: nn.Module | Encoder,
     images: Images,
     maps: Maps,
     features: Float[Tensor, "concept feature"],
@@ -95,12 +96,13 @@ def insertion_deletion(
             f"asked must hold a number from 0 to {len(features) - 1} for each of {len(images)} "
             f"images; got {asked.tolist()}"
         )
+    encode = encoder_of(model).encode
     hidden = without_information(images, kind)
     rows = torch.arange(len(images), device=images.device)
 
     @torch.no_grad()
     def score(shown: Images) -> Float[Tensor, "image score"]:
-        encoded = torch.cat([model.encode_image(part) for part in shown.split(BATCH)])
+        encoded = torch.cat([encode(part) for part in shown.split(BATCH)])
         cosines = F.normalize(encoded.to(features), dim=-1) @ features.T
         shares = (LOGIT_SCALE * cosines).softmax(-1)
         return torch.stack([cosines[rows, asked], shares[rows, asked]], -1)

@@ -60,10 +60,14 @@ def as_batch(drawn: list[Scene], preprocessing: Preprocessing = OPENAI) -> Scene
 
 @torch.no_grad()
 def concept_features(model: nn.Module) -> Float[Tensor, "concept feature"]:
-    """Unit features of the plainest phrase of every concept."""
-    phrases = [concept.phrases[0] for concept in concepts()]
-    tokens = tokenize(phrases).to(model.positional_embedding.device)
+    """Unit features of `concept_phrases`."""
+    tokens = tokenize(concept_phrases()).to(model.positional_embedding.device)
     return F.normalize(model.encode_text(tokens).float(), dim=-1)
+
+
+def concept_phrases() -> list[str]:
+    """The plainest phrase of every concept."""
+    return [concept.phrases[0] for concept in concepts()]
 
 
 def absent_concepts(

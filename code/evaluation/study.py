@@ -28,6 +28,7 @@ from evaluation.sanity import cascade, rank_correlation
 from evaluation.scene_sets import SceneBatch, absent_concepts
 from explainer import Explainer
 from files import whole_file
+from model import CLIP, VisionTransformer
 from saliency import relevance_maps, resize_maps
 
 CODE = Path(__file__).resolve().parents[1]
@@ -58,10 +59,11 @@ class Study:
     ):
         self.explainer = explainer
         self.chosen = [name for name in self.methods() if only is None or name in only]
-        explainer.model.to(memory_format=torch.channels_last)  # a ResNet is quicker so, on a CPU
+        if isinstance(explainer.network, CLIP):  # a ResNet is quicker so, on a CPU
+            explainer.network.to(memory_format=torch.channels_last)
         self.features = explainer.texts(prompts)
         digest = hashlib.sha256(f"{prompts} {settings} {source_digest()}".encode())
-        for value in explainer.model.state_dict().values():
+        for value in explainer.network.state_dict().values():
             digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
         self.folder = folder / f"{explainer.name[:40]}-{digest.hexdigest()[:12]}"
 
@@ -76,8 +78,16 @@ class Study:
     def variants(self) -> dict[str, Callable]:
         """The variants of `last grad`, if that is chosen, as `methods`."""
         visual = self.explainer.visual
-        found = VARIANTS if "last grad" in self.chosen else ()
+        found = VARIANTS if self.takes_last_grad_apart() else ()
         return {name: partial(variant_maps, visual, variant=name) for name in found}
+
+    def takes_last_grad_apart(self) -> bool:
+        """Whether that is to be measured: of a ViT of ours."""
+        return "last grad" in self.chosen and isinstance(self.explainer.visual, VisionTransformer)
+
+    def draws_anew(self) -> bool:
+        """Whether the parts of the network are known, which `sanity` draws anew."""
+        return isinstance(self.explainer.network, CLIP)
 
     def measured(self, name: str, measure: Callable[[], Columns]) -> Columns:
         """What is on file under a name, or else measured now and filed."""

@@ -109,6 +109,8 @@ def faithfulness(study: Study) -> Rows:
 
 
 def sanity(study: Study) -> Rows:
+    if not study.draws_anew():
+        return []
     samples = study.on_file("sanity")
     order = ["nothing", *(name for name, _ in parts(study.explainer.visual))]
     about = {"model": study.explainer.name}
@@ -141,7 +143,7 @@ def last_grad(study: Study) -> Rows:
     """Of each block, of each of its heads and of the blocks from it on: its share of the map, and
     how well it localises alone.
     """
-    if "last grad" not in study.chosen:
+    if not study.takes_last_grad_apart():
         return []
     columns = study.on_file("parts of last grad")
     rows = []

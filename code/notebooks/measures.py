@@ -12,10 +12,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from checks import require_finite
-from clip_ import tokenize
 from embedded.scenes import concepts, draw_scene, drawable
 from evaluation.localisation import pointing_game, where_it_lies
-from evaluation.scene_sets import absent_concepts, as_batch, concept_features, scene_batches
+from evaluation.scene_sets import absent_concepts, as_batch, concept_phrases, scene_batches
 from explainer import Explainer
 from saliency import block_maps, direction_maps, resize_maps
 from words import word_directions
@@ -30,8 +29,7 @@ TARGET_STYLES = {
 
 
 def two_objects(explainer: Explainer, scenes: int):
-    visual = explainer.visual
-    return scene_batches(scenes, 2, visual.input_resolution, preprocessing=visual.preprocessing)
+    return scene_batches(scenes, 2, explainer.side, preprocessing=explainer.pixels)
 
 
 def chance(masks: Bool[Tensor, "*batch row column"]) -> list[float]:
@@ -41,12 +39,12 @@ def chance(masks: Bool[Tensor, "*batch row column"]) -> list[float]:
 
 def by_block(explainer: Explainer, scenes: int) -> tuple[dict[str, list[np.ndarray]], float]:
     """For attention and gradient: in each block, whether the peak lies on the object; chance."""
-    features = concept_features(explainer.model)
+    features = explainer.texts(concept_phrases())
     hits, base = defaultdict(list), []
     for batch in two_objects(explainer, scenes):
         base += chance(batch.masks)
         for name, grad in (("attention", False), ("gradient", True)):
-            maps = block_maps(explainer.model, batch.images, features[batch.concepts], grad).cpu()
+            maps = block_maps(explainer.encoder, batch.images, features[batch.concepts], grad).cpu()
             maps = torch.stack([resize_maps(one, batch.images.shape[-2:]) for one in maps])
             masks = batch.masks.expand(len(maps), -1, -1, -1, -1)
             hits[name].append(pointing_game(maps, masks).flatten(1))
@@ -57,7 +55,7 @@ def by_target(explainer: Explainer, scenes: int) -> tuple[dict[str, Samples], fl
     """For each method and kind of target (text, or a picture of the object in another style):
     whether the peak lies on the object; and chance.
     """
-    texts = concept_features(explainer.model)
+    texts = explainer.texts(concept_phrases())
     hits, base = {method: defaultdict(list) for method in explainer.methods}, []
     for batch in two_objects(explainer, scenes):
         base += chance(batch.masks)
@@ -77,7 +75,7 @@ def style_features(explainer: Explainer, style: str) -> Float[Tensor, "concept f
     scenes = [
         draw_scene(
             1,
-            size=explainer.visual.input_resolution,
+            size=explainer.side,
             styles=(style,),
             names=(concept.name,),
             background="white",
@@ -86,7 +84,7 @@ def style_features(explainer: Explainer, style: str) -> Float[Tensor, "concept f
         for number, concept in enumerate(concepts())
         if drawable(number, (style,))
     ]
-    images = as_batch(scenes, explainer.visual.preprocessing).images
+    images = as_batch(scenes, explainer.pixels).images
     return torch.cat([explainer.pictures(part) for part in images.split(50)])
 
 
@@ -94,7 +92,7 @@ def absent(explainer: Explainer, scenes: int) -> Samples:
     """For each method: how much relevance (its sum) a concept gets that is not in the scene, over
     what the objects of the scene get in the mean. Scenes where those get none are left out.
     """
-    texts = concept_features(explainer.model)
+    texts = explainer.texts(concept_phrases())
     rng = np.random.default_rng(0)
     ratios = {method: [] for method in explainer.methods}
     for batch in two_objects(explainer, scenes):
@@ -109,7 +107,7 @@ def absent(explainer: Explainer, scenes: int) -> Samples:
 
 def by_sign(explainer: Explainer, scenes: int) -> dict[str, Samples]:
     """Where positive and negative saliency for one object lies: on it, on the other, beside."""
-    texts = concept_features(explainer.model)
+    texts = explainer.texts(concept_phrases())
     shares = {"similar": defaultdict(list), "dissimilar": defaultdict(list)}
     for batch in two_objects(explainer, scenes):
         for sign, found in shares.items():
@@ -125,7 +123,7 @@ def by_word(explainer: Explainer, scenes: int) -> tuple[dict[str, Samples], floa
     """Of the map of "a horse", of the whole "a horse and a sheep" and of its word "horse": the
     share that lies on the horse, and on the sheep; and chance.
     """
-    texts = concept_features(explainer.model)
+    texts = explainer.texts(concept_phrases())
     kinds = ("its own prompt", "the whole sentence", "its word in the sentence")
     shares, base = {kind: defaultdict(list) for kind in kinds}, []
     for batch in two_objects(explainer, scenes):
@@ -138,7 +136,7 @@ def by_word(explainer: Explainer, scenes: int) -> tuple[dict[str, Samples], floa
             "its word in the sentence": directions[:, 1:],
         }
         for kind, targets in asked.items():
-            maps = direction_maps(explainer.visual, batch.images.to(explainer.device), targets)
+            maps = direction_maps(explainer.encoder, batch.images.to(explainer.device), targets)
             maps = resize_maps(maps, batch.images.shape[-2:]).cpu()
             for place, share in where_it_lies(maps, batch.masks).items():
                 shares[kind][place] += share.flatten().tolist()
@@ -150,7 +148,7 @@ def sentence_directions(
 ) -> Float[Tensor, "direction feature"]:
     """ "a horse and a sheep": the whole, and what each noun (with its article) adds."""
     first, second = (concepts()[number].phrases[0] for number in shown)
-    return word_directions(explainer.model, tokenize, f"{first} and {second}", ["", first, second])
+    return word_directions(explainer.encoder, None, f"{first} and {second}", ["", first, second])
 
 
 def central_share(maps: Float[Tensor, "*batch row column"]) -> Float[Tensor, "*batch"]:

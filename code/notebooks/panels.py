@@ -6,7 +6,6 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from clip_ import tokenize
 from evaluation.localisation import energy_in_mask, pointing_game
 from explainer import Explainer
 from figures import Panel
@@ -35,7 +34,7 @@ def heat_panels(
     cmap: str | None = None,
 ) -> list[Panel]:
     """The heat of each target over the image; its score, or with a mask, what it finds."""
-    picture = as_picture(image[0], explainer.visual.preprocessing)
+    picture = as_picture(image[0], explainer.pixels)
     scores = explainer.scores(image, targets)[0].tolist()
     maps = explainer.maps(image, targets, method, negative)[0].cpu()
     heat = explainer.heat(image, targets, method, negative)[0]
@@ -58,9 +57,7 @@ def sign_panels(explainer: Explainer, image: Image, target: Targets) -> list[Pan
     """Positive saliency, negative saliency, and both over one another; see OVERLAP_LEGEND."""
     positive = explainer.heat(image, target)[0, 0]
     negative = explainer.heat(image, target, negative=True)[0, 0]
-    both = show_overlapped_cam(
-        as_picture(image[0], explainer.visual.preprocessing), negative, positive
-    )
+    both = show_overlapped_cam(as_picture(image[0], explainer.pixels), negative, positive)
     return [
         *heat_panels(explainer, image, target, ["positive"]),
         *heat_panels(explainer, image, target, ["negative"], negative=True),
@@ -76,11 +73,11 @@ def word_panels(
     masks: of the objects that some words name; the share of the word's map on them is told too.
     """
     words = sentence.split()
-    directions = word_directions(explainer.model, tokenize, sentence, ["", *range(len(words))])
+    directions = word_directions(explainer.encoder, None, sentence, ["", *range(len(words))])
     scores = (LOGIT_SCALE * explainer.pictures(image) @ directions.T)[0].tolist()
-    maps = direction_maps(explainer.visual, image, directions)
+    maps = direction_maps(explainer.encoder, image, directions)
     maps = resize_maps(maps, image.shape[-2:])[0].cpu()
-    picture = as_picture(image[0], explainer.visual.preprocessing)
+    picture = as_picture(image[0], explainer.pixels)
     panels = []
     for title, score, one in zip([sentence, *words], scores, maps, strict=True):
         note = f"{score:+.1f}" if panels else f"{score:.1f}"
@@ -93,8 +90,8 @@ def word_panels(
 
 def block_panels(explainer: Explainer, image: Image, target: Targets, grad: bool) -> list[Panel]:
     """The image as seen through each block of a ViT, with what is left of the similarity."""
-    maps = block_maps(explainer.model, image, target, grad)[:, 0, 0]
-    preprocessing = explainer.visual.preprocessing
+    maps = block_maps(explainer.encoder, image, target, grad)[:, 0, 0]
+    preprocessing = explainer.pixels
     seen = torch.stack([seen_through(image[0], one, preprocessing) for one in maps])
     scores = explainer.scores(normalise_pixels(seen, preprocessing), target)[:, 0].tolist()
     return [

@@ -112,12 +112,12 @@ def drawn(
     scenes = [
         draw_scene(
             (3_000_000, number, *emotion.encode()),
-            size=explainer.visual.input_resolution,
+            size=explainer.side,
             styles=(HELD_OUT_STYLE,),
             names=contents[number % len(contents)],
             scale=scale,
         )
         for number in range(count)
     ]
-    batch = as_batch(scenes, explainer.visual.preprocessing)
+    batch = as_batch(scenes, explainer.pixels)
     return Pictures(emotion, batch.images.to(explainer.device), batch.masks[:, 0])

@@ -2,7 +2,7 @@
 
     encoder = from_open_clip(model, preprocess, tokenizer)      # open_clip.create_model_and_...
     encoder = from_transformers(model, processor)               # CLIPModel, SiglipModel, ...
-    encoder = from_module(model, mean=..., std=...)             # an image encoder, as timm's
+    encoder = from_module(model)                                # an image encoder, as timm's
 
 Where no text and no picture is to be read, the model itself will do in their place. Neither package
 is imported here: their models are known by the names of their classes.
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from checks import require_finite, require_tensor, type_name
 from model import ModifiedResNet, VisionTransformer, patch_grid
+from preprocessing import OPENAI, Preprocessing, preprocessing_of
 
 Images = Float[Tensor, "image 3 height width"] | Mapping[str, Tensor]
 Grid = tuple[int, int]
@@ -33,7 +34,7 @@ class Encoder:
         or of a module in it, or a function that refers to it.
     encode_texts: strings to features [text, feature].
     preprocess: a PIL image to [3, height, width].
-    mean, std: of the pixels, by channel, as `preprocess` normalises them.
+    pixels: what pictures go through in `preprocess`, as far as that is known; by default OpenAI's.
     grid: rows and columns of the patches, if they cannot be told from a convolution that makes
         them.
     size: height and width of the images, if there is no `preprocess` to tell.
@@ -45,8 +46,7 @@ class Encoder:
     encode: Callable[[Images], Tensor]
     encode_texts: Callable[[Sequence[str]], Tensor] | None = None
     preprocess: Callable[[Any], Tensor] | None = None
-    mean: Sequence[float] | None = None
-    std: Sequence[float] | None = None
+    pixels: Preprocessing = OPENAI
     grid: Grid | None = None
     size: tuple[int, int] | None = None
     pooling: str | None = field(default=None, compare=False)
@@ -106,7 +106,7 @@ def encoder_of(model: Any) -> Encoder:
     visual = getattr(bare, "visual", bare)
     visual = getattr(visual, "_orig_mod", visual)
     if isinstance(visual, VisionTransformer | ModifiedResNet):
-        return Encoder(visual, visual.__call__)
+        return Encoder(visual, visual.__call__, pixels=preprocessing_of(visual))
     for library, encoder in FROM.items():
         if any(kind.__module__.split(".")[0] == library for kind in type(bare).__mro__):
             return encoder(bare)
@@ -148,8 +148,7 @@ def from_open_clip(
         model.encode_image if hasattr(model, "encode_image") else model.__call__,
         encode_texts if tokenizer else None,
         preprocess,
-        getattr(visual, "image_mean", None),
-        getattr(visual, "image_std", None),
+        statistics(getattr(visual, "image_mean", None), getattr(visual, "image_std", None)),
         size=sides(getattr(visual, "image_size", None)),
     )
 
@@ -186,8 +185,7 @@ def from_transformers(model: nn.Module, processor: Any = None) -> Encoder:
         encode,
         encode_texts if hasattr(processor, "tokenizer") else None,
         preprocess if processor else None,
-        getattr(pictures, "image_mean", None),
-        getattr(pictures, "image_std", None),
+        statistics(getattr(pictures, "image_mean", None), getattr(pictures, "image_std", None)),
         size=sides(getattr(vision, "image_size", None)),
     )
 
@@ -205,8 +203,7 @@ def from_module(
     *,
     grid: Grid | None = None,
     preprocess: Callable[[Any], Tensor] | None = None,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
+    pixels: Preprocessing = OPENAI,
 ) -> Encoder:
     """Any network that returns an embedding of images: a module (of timm, with `num_classes=0`), or
     a method of one.
@@ -222,7 +219,12 @@ def from_module(
     called = encode if encode is not owner else encode.__call__
     known = getattr(owner, "pretrained_cfg", None) or {}  # of timm
     size = known.get("input_size", (None,))[1:] or None
-    return Encoder(owner, called, None, preprocess, mean, std, grid, size)
+    return Encoder(owner, called, None, preprocess, pixels, grid, size)
+
+
+def statistics(mean: Sequence[float] | None, std: Sequence[float] | None) -> Preprocessing:
+    """OpenAI's preprocessing with other statistics, if there are."""
+    return OPENAI if None in (mean, std) else OPENAI._replace(mean=tuple(mean), std=tuple(std))
 
 
 def sides(size: Any) -> tuple[int, int] | None:
