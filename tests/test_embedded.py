@@ -10,7 +10,8 @@ from PIL import Image
 
 import demo
 from clip_ import available_models, load, tokenize
-from embedded import evaluate, scenes
+from embedded import scenes
+from evaluation import embedded_models
 from evaluation.embedded_models import interval, pointing, top1
 from saliency import relevance_maps, resize_maps
 
@@ -121,5 +122,5 @@ def test_a_bootstrap_interval_holds_the_mean_and_shrinks_with_more_scenes():
 )
 def test_what_is_to_be_evaluated_is_checked_before_it_is(options, message, capsys):
     with pytest.raises(SystemExit):
-        evaluate.main(["ViT-emoji", *options])
+        embedded_models.main(["ViT-emoji", *options])
     assert message in capsys.readouterr().err
