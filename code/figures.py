@@ -85,9 +85,9 @@ def grid(
         patches = [Patch(color=colour, label=text) for text, colour in legend.items()]
         figure.legend(handles=patches, loc="outside lower center", ncols=3, fontsize=TITLE)
     verbatim(figure)
-    if any("\n" in axis.get_title() for axis in axes.flat):
-        # The layout's first guess at the room for high titles is too small; it mends it each time.
-        for _ in range(2):
+    if any("\n" in axis.get_title() + axis.get_xlabel() for axis in axes.flat):
+        # The layout's first guess at the room for high texts is too small; it mends it each time.
+        for _ in range(4):
             figure.get_layout_engine().execute(figure)
     return figure
 

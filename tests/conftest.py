@@ -14,6 +14,7 @@ from small_clip import small_vit
 matplotlib.use("Agg")
 if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as cores: each has one
     torch.set_num_threads(1)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # and those that it starts
 
 
 @pytest.fixture(scope="session")

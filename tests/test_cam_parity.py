@@ -26,9 +26,9 @@ METHODS = (*GRADIENT, *EIGEN, "FullGrad", "AblationCAM", "ScoreCAM")
 
 @pytest.fixture(scope="module")
 def case():
-    """A ResNet off its initial statistics, images on a 3 x 4 grid, targets they resemble."""
+    """A ResNet off its initial statistics, images on a 2 x 3 grid, targets they resemble."""
     model = small_resnet(vocab_size=100).double()
-    images = noise(2, 3, 96, 128)
+    images = noise(2, 3, 64, 96)
     for name, value in model.visual.named_buffers():
         if name.endswith("running_var"):
             value.uniform_(0.5, 2)
