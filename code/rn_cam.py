@@ -20,11 +20,10 @@ from torch import Tensor, nn
 
 from cams import BaseCAM
 from image_utils import as_picture, show_cam_on_image, show_overlapped_cam
-from model import ModifiedResNet
 from objective import target_directions
 from one_image import Map, Picture, at_image_size, draw, single
-from preprocessing import preprocessing_of
-from saliency import resnet_encoder
+from recording.encoders import Encoder
+from saliency import cam_of, resnet_encoder
 from words import Word, word_directions
 
 
@@ -38,10 +37,10 @@ def rn_relevance(
 ) -> tuple[Map, Float[np.ndarray, "row column 3"]]:
     """Relevance of each pixel in [0, 1] (bilinear from the grid), and the image in [0, 1]."""
     single(image, target_features)
-    visual = resnet_encoder(img_encoder)
+    encoder = resnet_encoder(img_encoder)
     direction = target_directions(target_features)
     return direction_relevance(
-        image, -direction if neg_saliency else direction, visual, method, device
+        image, -direction if neg_saliency else direction, encoder, method, device
     )
 
 
@@ -89,9 +88,9 @@ def rn_perword_relevance(
         empty for the whole text. Returns as `rn_relevance` does.
     """
     single(image)
-    visual = resnet_encoder(clip_model)
+    encoder = resnet_encoder(clip_model)
     directions = word_directions(clip_model, clip_tokenizer, text, [masked_word])
-    return direction_relevance(image, directions, visual, method, device)
+    return direction_relevance(image, directions, encoder, method, device)
 
 
 def interpret_perword_rn(
@@ -114,7 +113,7 @@ def interpret_perword_rn(
 def direction_relevance(
     image: Float[Tensor, "1 3 row column"],
     direction: Float[Tensor, "1 feature"],
-    visual: ModifiedResNet,
+    encoder: Encoder,
     method: type[BaseCAM],
     device: str | torch.device,
 ) -> tuple[Map, Float[np.ndarray, "row column 3"]]:
@@ -126,6 +125,5 @@ def direction_relevance(
             f"itself, not its name, nor that of another package); got {method!r}"
         )
     image = image.to(device)
-    cam = method(model=visual, target_layers=[visual.layer4[-1]])
-    maps = cam.maps(image, direction)[0]
-    return at_image_size(maps, image), as_picture(image[0], preprocessing_of(visual))
+    maps = cam_of(encoder, method, image).maps(image, direction)[0]
+    return at_image_size(maps, image), as_picture(image[0], encoder.pixels)

@@ -8,12 +8,13 @@ may explain with one model. What its blocks hold of other images (`attn_probs`) 
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from cams import CAMS
+from cams import CAMS, BaseCAM
 from checks import require_differentiable, require_finite, type_name, undisturbed
 from maps import normalise_maps, resize_maps
 from methods import METHODS, Maps, Method, on_grid
@@ -106,10 +107,8 @@ def direction_maps(
     if scale != 1:
         raise ValueError("scale is for ViTs: CAMs explain the cosine, or CLIP's logit, as they say")
     directions = -directions if negative else directions
-    cam = CAMS[method or next(iter(CAMS))]
-    if isinstance(encoder.model, ModifiedResNet):
-        return cam(encoder.model, [encoder.model.layer4[-1]]).maps(images, directions)[0]
-    return cam(Encoded(encoder), [last_stage(encoder, images)]).maps(images, directions)[0]
+    cam = cam_of(encoder, CAMS[method or next(iter(CAMS))], images)
+    return cam.maps(images, directions)[0]
 
 
 def attention_maps(
@@ -212,31 +211,44 @@ def feature_width(encoder: Encoder) -> int | None:
     return encoder.model.output_dim if isinstance(encoder.model, VisionTransformer) else None
 
 
-def vit_encoder(model: nn.Module) -> VisionTransformer:
-    """The ViT of a CLIP, or that ViT itself."""
-    return ours(
-        model, VisionTransformer, "a ViT-based CLIP or its image encoder (rn_cam explains a ResNet)"
+def vit_encoder(model: nn.Module | Encoder) -> Encoder:
+    """As `encoder_of`, but TypeError for a ResNet of ours."""
+    return encoder_but(
+        model,
+        ModifiedResNet,
+        "a ViT-based CLIP or its image encoder (rn_cam explains a ResNet)",
     )
 
 
-def resnet_encoder(model: nn.Module) -> ModifiedResNet:
-    """The ResNet of a CLIP, or that ResNet itself."""
-    return ours(
-        model, ModifiedResNet, "a ResNet-based CLIP or its image encoder (vit_cam explains a ViT)"
+def resnet_encoder(model: nn.Module | Encoder) -> Encoder:
+    """As `encoder_of`, but TypeError for a ViT of ours."""
+    return encoder_but(
+        model,
+        VisionTransformer,
+        "a ResNet-based CLIP or its image encoder (vit_cam explains a ViT)",
     )
+
+
+def encoder_but(model: nn.Module | Encoder, other: type, wanted: str) -> Encoder:
+    encoder = encoder_of(model)
+    if isinstance(encoder.model, other):
+        raise TypeError(f"model must be {wanted}; got {type_name(encoder.model)}")
+    return encoder
 
 
 def image_encoder(model: nn.Module) -> VisionTransformer | ModifiedResNet:
-    """The image encoder of a CLIP, or that encoder itself."""
-    return ours(model, VisionTransformer | ModifiedResNet, "a CLIP or its image encoder")
-
-
-def ours(model: nn.Module, kind, wanted: str) -> nn.Module:
-    visual = getattr(model, "visual", model)
-    visual = getattr(visual, "_orig_mod", visual)  # of what torch.compile returned
-    if not isinstance(visual, kind):
-        raise TypeError(f"model must be {wanted}; got {type_name(visual)}")
+    """The image encoder of a CLIP of ours, or that encoder itself."""
+    visual = encoder_of(model).model
+    if not isinstance(visual, VisionTransformer | ModifiedResNet):
+        raise TypeError(f"model must be a CLIP or its image encoder; got {type_name(visual)}")
     return visual
+
+
+def cam_of(encoder: Encoder, method: Callable[..., BaseCAM], images: Images) -> BaseCAM:
+    """A CAM of a convolutional network's last stage."""
+    if isinstance(encoder.model, ModifiedResNet):
+        return method(model=encoder.model, target_layers=[encoder.model.layer4[-1]])
+    return method(model=Encoded(encoder), target_layers=[last_stage(encoder, images)])
 
 
 def positive(scale: float | Tensor) -> float:

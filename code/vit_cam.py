@@ -28,7 +28,7 @@ from image_utils import (
 from maps import normalise_maps, resize_maps
 from objective import LOGIT_SCALE, similarities, target_directions
 from one_image import Map, Picture, at_image_size, draw, single
-from preprocessing import OPENAI, Preprocessing, preprocessing_of
+from preprocessing import OPENAI, Preprocessing
 from saliency import block_maps, direction_maps, relevance_maps, vit_encoder
 from words import Word, word_directions
 
@@ -47,7 +47,7 @@ def vit_relevance(
     maps = relevance_maps(
         vit_encoder(img_encoder), image, target_features, method, negative=neg_saliency
     )
-    picture = as_picture(image[0], preprocessing_of(vit_encoder(img_encoder)))
+    picture = as_picture(image[0], vit_encoder(img_encoder).pixels)
     return at_image_size(maps, image), picture
 
 
@@ -99,7 +99,7 @@ def vit_perword_relevance(
     directions = word_directions(clip_model, clip_tokenizer, text, [masked_word])
     method = "last grad" if use_last_grad else "all grads"
     maps = direction_maps(vit_encoder(clip_model), image, directions, method)
-    picture = as_picture(image[0], preprocessing_of(vit_encoder(clip_model)))
+    picture = as_picture(image[0], vit_encoder(clip_model).pixels)
     return at_image_size(maps, image), picture
 
 
@@ -135,16 +135,15 @@ def vit_block_vis(
     the mean of all heads, scaled to [0, 1]; it is normalised as CLIP asks before it is scored.
     """
     single(image, target_features)
-    visual = vit_encoder(img_encoder)
+    encoder = vit_encoder(img_encoder)
     image, target_features = image.detach().to(device), target_features.detach().to(device)
     (maps, *_) = block_maps(
-        visual, image, target_features, grad, negative=neg_saliency, start_block=block
+        encoder, image, target_features, grad, negative=neg_saliency, start_block=block
     )
-    preprocessing = preprocessing_of(visual)
-    seen = seen_through(image[0], maps[0, 0], preprocessing)
+    seen = seen_through(image[0], maps[0, 0], encoder.pixels)
     with undisturbed(image.device), torch.no_grad():
-        pixels = normalise_pixels(seen, preprocessing).unsqueeze(0)
-        features = visual(pixels.to(visual.conv1.weight))
+        pixels = normalise_pixels(seen, encoder.pixels).unsqueeze(0)
+        features = encoder.encode(encoder.placed(pixels))
         score = similarities(features, target_directions(target_features))[0, 0] / LOGIT_SCALE
     draw(seen.permute(1, 2, 0).cpu().numpy())
     return score

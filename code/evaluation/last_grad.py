@@ -36,7 +36,7 @@ def recorded(record: Callable, model: nn.Module, images: Images, targets: Target
 
 
 def encoder_and_inputs(model: nn.Module, images: Images, targets: Targets) -> tuple:
-    visual = vit_encoder(model)
+    visual = vit_encoder(model).model
     weight = visual.conv1.weight
     directions = for_each_image(target_directions(targets, visual.output_dim), images, weight)
     return encoder_of(visual), images.to(weight), directions
@@ -52,7 +52,7 @@ def shares(
         found.append((heads[..., 1:] * factor).permute(2, 0, 1, 3))
         # The way through CLS itself: how much of the blocks below comes in once more.
         factor = factor * (1 + heads[..., 0].sum(2)[:, :, None, None])
-    return torch.stack(found[::-1]).unflatten(-1, vit_encoder(model).grid(images))
+    return torch.stack(found[::-1]).unflatten(-1, vit_encoder(model).model.grid(images))
 
 
 def agreement(
