@@ -140,7 +140,8 @@ def block_maps(
     With `grad` the gradient of the similarity (`negative`: of dissimilarity) at that attention,
     signed. Attention is the same for all targets. Everything else as for `relevance_maps`. Where
     features are an average of tokens, the mean of their attention; where an attention pool reads
-    them, of its queries, as if it were the only block.
+    them, of its queries, as if it were the only block. Where each image has a grid of its own, a
+    list of maps [block, target, row, column].
     """
     encoder = encoder_of(model)
     if tables_of(encoder) == [CAMS]:
@@ -156,9 +157,10 @@ def block_maps(
                 break
             asks = recording.start[: attention.shape[3]] if asks is None else asks
             read = (asks[:, None] * (gradient if grad else attention)).sum(3).mean(2)
-            rows.append(on_grid(read.expand((*directions.shape[:2], -1)), recording))
+            rows.append(read.expand((*directions.shape[:2], -1)))
             asks = None
-    return finite(torch.stack(rows[::-1]))
+        maps = on_grid(torch.stack(rows[::-1], 1), recording)
+    return finite(maps.transpose(0, 1) if isinstance(maps, Tensor) else maps)
 
 
 def prepared(

@@ -63,13 +63,13 @@ class Method:
         return on_grid(self.relevance(recording), recording)
 
 
-def on_grid(relevance: Float[Tensor, "image target token"], recording: Recording) -> Maps:
+def on_grid(relevance: Float[Tensor, "image *target token"], recording: Recording) -> Maps:
     """The relevance of the patches; of each image by itself where the grids differ."""
     patches = relevance[..., recording.prefix :]
     if isinstance(recording.grid, tuple):
         return patches.unflatten(-1, recording.grid)
     return [
-        image[:, : rows * columns].unflatten(-1, (rows, columns))
+        image[..., : rows * columns].unflatten(-1, (rows, columns))
         for image, (rows, columns) in zip(patches, recording.grid, strict=True)
     ]
 

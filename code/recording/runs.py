@@ -191,6 +191,8 @@ class Run:
             raise ValueError(BY_HAND)
         if not self.layers:
             raise NoAttention("this model does not attend, or with a kernel of its own")
+        if len(self.layers) == 1 and self.layers[0].member is None:
+            raise NoAttention("of this model the pool alone attends")
         if self.attentions.convolves:
             raise NoAttention("this model convolves where it attends")
         for index, member in enumerate(self.list_of(self.layers[0]) or []):
