@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 import transformers
 from PIL import Image
+from timm.models.vitamin import VitCfg, VitConvCfg
 from torch import Tensor, nn
 
 SHORT_TEXT = {"context_length": 8, "vocab_size": 100, "width": 64, "heads": 1, "layers": 1}
@@ -78,14 +79,18 @@ def of_transformers(kind: str, **vision: Any) -> Callable:
     return build
 
 
-def square_pictures(side: int) -> Tensor:
-    return torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(2))
+def of_timm(name: str, **options: Any) -> Callable:
+    return partial(timm.create_model, name, num_classes=0, **TRUNK | options)
+
+
+def two_pictures(rows: int, columns: int) -> Tensor:
+    return torch.randn(2, 3, rows, columns, generator=torch.Generator().manual_seed(2))
 
 
 def pictures_of_any_shape(patch_size: int = 16) -> Mapping[str, Tensor]:
     """What the processor of a NaFlex model makes of a wide and a tall picture."""
     processor = transformers.Siglip2ImageProcessor(patch_size=patch_size, max_num_patches=16)
-    noise = square_pictures(96).mul(60).add(128).clamp(0, 255).byte().movedim(1, -1).numpy()
+    noise = two_pictures(96, 96).mul(60).add(128).clamp(0, 255).byte().movedim(1, -1).numpy()
     pictures = [Image.fromarray(noise[0][:48]), Image.fromarray(noise[1][:, :32])]
     return dict(processor(images=pictures, return_tensors="pt"))
 
@@ -117,7 +122,7 @@ class Family:
     grid: tuple[int, int] | list[tuple[int, int]]
     pooling: str | None = "CLS"
     readers: tuple[int, int | None] = (0, 1)
-    side: int = 64
+    size: tuple[int, int] = (64, 64)
     images: Callable[[], Any] | None = None
     stage: str = ""
 
@@ -126,11 +131,18 @@ class Family:
         return stirred(self.build())
 
     def pictures(self) -> Any:
-        return self.images() if self.images else square_pictures(self.side)
+        return self.images() if self.images else two_pictures(*self.size)
 
 
 VIT = {"width": 128, "layers": 3, "image_size": 64, "patch_size": 16}
 TRUNK = {"depth": 3, "embed_dim": 64, "num_heads": 4, "img_size": 64}
+NARROW_STEM = VitCfg(
+    embed_dim=(16, 32, 64),
+    depths=(1, 1, 1),
+    stem_width=16,
+    conv_cfg=VitConvCfg(norm_layer="layernorm2d", norm_eps=1e-6),
+    head_type="1d",
+)
 
 FAMILIES = {
     "ViT-B-32": Family(of_open_clip("ViT-B-32", **VIT), (4, 4)),
@@ -138,7 +150,9 @@ FAMILIES = {
     "ViT-H-14": Family(of_open_clip("ViT-H-14", **VIT | {"width": 160}), (4, 4)),
     "EVA02-B-16": Family(of_open_clip("EVA02-B-16", TRUNK, image_size=64), (4, 4)),
     "MobileCLIP-B": Family(
-        of_open_clip("MobileCLIP-B", {"depth": 2, "img_size": 64}, image_size=64), (4, 4)
+        of_open_clip("MobileCLIP-B", {"depth": 2, "img_size": 48}, image_size=48),
+        (3, 3),
+        size=(48, 48),
     ),
     "ViT-B-16-SigLIP": Family(
         of_open_clip("ViT-B-16-SigLIP", TRUNK, image_size=64), (4, 4), "probe"
@@ -150,21 +164,21 @@ FAMILIES = {
     "coca_ViT-B-32": Family(of_open_clip("coca_ViT-B-32", **VIT), (4, 4), "probe"),
     "ViT-L-14-CLIPA": Family(of_open_clip("ViT-L-14-CLIPA", **VIT), (4, 4), "average", (1, None)),
     "ViTamin-S": Family(
-        of_open_clip("ViTamin-S", {"depth": 2, "img_size": 64}, image_size=64),
+        of_open_clip("ViTamin-S", TRUNK | {"embed_cfg": NARROW_STEM}, image_size=64),
         *((4, 4), "average", (0, None)),
     ),
     "convnext_base": Family(
         of_open_clip(
             *("convnext_base", {"depths": (1, 1, 2, 1), "dims": (16, 24, 32, 48)}), image_size=96
         ),
-        *((3, 3), None),
-        side=96,
+        *((3, 2), None),
+        size=(96, 64),
         stage="visual.trunk.stages.3",
     ),
     "RN50": Family(
         of_open_clip("RN50", layers=[1, 1, 1, 1], width=16, image_size=96),
         *((3, 3), None),
-        side=96,
+        size=(96, 96),
         stage="visual.layer4",
     ),
     "MobileCLIP-S1": Family(
@@ -186,7 +200,9 @@ FAMILIES = {
     ),
     "AltCLIPModel": Family(of_transformers("AltCLIP"), (4, 4)),
     "ChineseCLIPModel": Family(of_transformers("ChineseCLIP"), (4, 4)),
-    "timm": Family(
-        partial(timm.create_model, "vit_base_patch16_224", num_classes=0, **TRUNK), (4, 4)
+    "timm": Family(of_timm("vit_base_patch16_224", img_size=(64, 96)), (4, 6), size=(64, 96)),
+    "timm, registers": Family(of_timm("vit_base_patch14_reg4_dinov2", patch_size=16), (4, 4)),
+    "timm, two tokens": Family(
+        of_timm("deit_base_distilled_patch16_224"), (4, 4), "average", (0, 2)
     ),
 }
