@@ -21,11 +21,16 @@ EXACT = 1e-9  # of the largest value of a map, in float64
 
 
 class Case:
-    """A model (by default its family's) in float64, pictures, and targets drawn by chance."""
+    """A model (by default its family's), in float64, pictures, and targets drawn by chance."""
 
-    def __init__(self, family: Family, model: nn.Module | None = None):
+    def __init__(
+        self,
+        family: Family,
+        model: nn.Module | None = None,
+        dtype: torch.dtype = torch.float64,
+    ):
         self.family = family
-        self.model = (model or family.model()).double()
+        self.model = (family.model() if model is None else model).to(dtype)
         self.encoder = encoder_of(self.model)
         self.images = self.encoder.placed(family.pictures())
         with torch.no_grad():
@@ -43,11 +48,16 @@ class Case:
         return list(relevance_maps(self.model, self.images, self.targets, method, **options))
 
 
+def distance(found: list[Tensor], expected: list[Tensor]) -> float:
+    """The largest difference, each of a map's largest value."""
+    assert [one.shape for one in found] == [one.shape for one in expected]
+    assert all(one.any() for one in expected)
+    pairs = zip(found, expected, strict=True)
+    return max(float((one - other).abs().max() / other.abs().max()) for one, other in pairs)
+
+
 def assert_close(found: list[Tensor], expected: list[Tensor], error: float = EXACT) -> None:
-    for one, other in zip(found, expected, strict=True):
-        assert one.shape == other.shape
-        assert other.abs().max() > 0
-        assert (one - other).abs().max() < error * other.abs().max()
+    assert distance(found, expected) < error
 
 
 @contextmanager
@@ -62,8 +72,11 @@ def attention_by_hand() -> Iterator[list[Tensor]]:
         if attn_mask is not None:
             kept = attn_mask.dtype == torch.bool
             scores = scores.masked_fill(~attn_mask, -torch.inf) if kept else scores + attn_mask
-        found.append(scores.exp() / scores.exp().sum(-1, keepdim=True))
-        return found[-1] @ value
+        attention = scores.exp() / scores.exp().sum(-1, keepdim=True)
+        if not attention.requires_grad:  # of a frozen model
+            attention.requires_grad_()
+        found.append(attention)
+        return attention @ value
 
     forward = nn.MultiheadAttention.forward
 
@@ -86,7 +99,7 @@ def contexts(attention: list[Tensor], gradients: list[Tensor]) -> Matrices:
 
 
 def product(matrices: Matrices) -> Tensor:
-    relevance = torch.eye(matrices[0].shape[-1], dtype=torch.float64)
+    relevance = torch.eye(matrices[0].shape[-1], dtype=matrices[0].dtype)
     for matrix in matrices:
         relevance = relevance + matrix @ relevance
     return relevance
@@ -116,9 +129,9 @@ def expected_maps(case: Case, method: str) -> list[Tensor]:
     encoder, family = case.encoder, case.family
     with attention_by_hand() as attention:
         features = encoder.encode(case.images)
-    asks = shares(family, attention[-1].shape[-2])
+    asks = shares(family, attention[-1].shape[-2]).to(features)
     relevance = []
-    for target in case.targets:
+    for target in case.targets.to(features):
         score = F.cosine_similarity(features, target[None]).sum()
         gradients = torch.autograd.grad(score, attention, retain_graph=True, materialize_grads=True)
         found = by_definition(method, family.pooling, attention, gradients, asks)

@@ -7,7 +7,8 @@ differentiates in float64; and of CAMs, at the last stage.
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+import transformers
+from torch import Tensor, nn
 
 from autograd_oracle import (
     Case,
@@ -21,10 +22,13 @@ from autograd_oracle import (
 )
 from families import FAMILIES, similar_to_a_text
 from methods import METHODS
+from model import build_model
 from pytorch_grad_cam import CAMS
 from recording.encoders import Encoder, encoder_of
 from saliency import block_maps, methods, relevance_maps
+from test_parity import transformers_layout
 
+SAME = 1e-5  # of the largest value of a map, in float32
 ATTENDING = [name for name, family in FAMILIES.items() if family.pooling]
 CONVOLVING = [name for name, family in FAMILIES.items() if not family.pooling]
 
@@ -91,3 +95,49 @@ def test_block_maps_are_the_mean_attention_of_what_is_read(case):
     rows = torch.stack([asks @ matrix.detach().mean(1) for matrix in attention], 1)
     expected = on_grids(rows, grids(case.family, len(rows)))
     assert_close(list(maps), [one.unsqueeze(1) for one in expected])
+
+
+# Our network, of the same weights
+
+
+def of_our_network(name: str) -> tuple[Case, nn.Module]:
+    """A family in float32, and ours with its weights."""
+    case = Case(FAMILIES[name], dtype=torch.float32)
+    activation = "quickgelu" if name.endswith("quickgelu") else "gelu"
+    heads = {"ViT-H-14": (2, 1)}.get(name)
+    return case, build_model(case.model.state_dict(), activation=activation, heads=heads)
+
+
+def maps_of(model: nn.Module, case: Case, method: str) -> list[Tensor]:
+    return list(relevance_maps(model, case.images, case.targets, method))
+
+
+@pytest.mark.parametrize("name", ["ViT-B-32", "ViT-B-32-quickgelu", "ViT-H-14"])
+@pytest.mark.parametrize("method", METHODS)
+def test_maps_of_a_vit_are_those_of_our_network(name, method):
+    case, ours = of_our_network(name)
+    assert_close(case.maps(method), maps_of(ours, case, method), SAME)
+
+
+@pytest.mark.parametrize("method", ["GradCAM", "LayerCAM", "FullGrad", "EigenCAM", "AblationCAM"])
+def test_maps_of_a_resnet_are_those_of_our_network(method):
+    case, ours = of_our_network("RN50")
+    assert_close(case.maps(method), maps_of(ours, case, method), SAME)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_maps_of_transformers_are_those_of_our_network(method):
+    case, ours = of_our_network("ViT-B-32")
+    tower = {"hidden_act": "gelu", "num_hidden_layers": 3}
+    vision = tower | {"hidden_size": 128, "intermediate_size": 512, "num_attention_heads": 2}
+    text = {"hidden_size": 64, "intermediate_size": 256, "num_attention_heads": 1}
+    text |= {"num_hidden_layers": 1, "max_position_embeddings": 8, "vocab_size": 100}
+    config = transformers.CLIPConfig(
+        vision_config=vision | {"image_size": 64, "patch_size": 16},
+        text_config=text
+        | {"num_hidden_layers": 1, "max_position_embeddings": 8, "vocab_size": 100},
+        projection_dim=512,
+    )
+    theirs = transformers.CLIPModel(config).eval()
+    theirs.load_state_dict(transformers_layout(ours.state_dict()))
+    assert_close(maps_of(theirs, case, method), maps_of(ours, case, method), SAME)

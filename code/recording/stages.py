@@ -59,7 +59,7 @@ class Passed:
     def __init__(self, members: set[nn.Module]):
         self.members = members  # of lists of modules
         self.last: nn.Module | None = None
-        self.cells = self.convolved = torch.Size([0])
+        self.cells, self.convolved = torch.Size(), torch.Size()
         self.mixes = False
 
     def keep(self, module: nn.Module, _inputs: tuple, output: object) -> None:
@@ -74,6 +74,8 @@ class Passed:
 
     def is_laid_out_otherwise(self) -> bool:
         """Whether neither the channels nor the cells are those of the last convolution."""
+        if not self.convolved:
+            return False
         (_, channels, *cells), (_, convolved, *grid) = self.cells, self.convolved
         return channels != convolved and cells != grid
 
