@@ -101,6 +101,11 @@ def direction_maps(
         except NoAttention as error:
             if method is not None:
                 raise ValueError(f"{error}: the methods for it are {', '.join(CAMS)}") from error
+    elif METHODS in tables and attends_to(encoder, images):
+        raise ValueError(
+            f"{method} is for convolutional networks, and this model attends: the methods for it "
+            f"are {', '.join(METHODS)}"
+        )
     if start_block:
         raise ValueError("start_block is for ViTs: a ResNet has no attention blocks")
     if scale != 1:
@@ -194,10 +199,13 @@ def methods(model: nn.Module | Encoder) -> dict:
     encoder = encoder_of(model)
     tables = tables_of(encoder)
     if len(tables) > 1:
-        example = encoder.placed(encoder.example())
-        with undisturbed(encoder.weight.device):
-            return METHODS if attends(encoder, example) else CAMS
+        return METHODS if attends_to(encoder, encoder.example()) else CAMS
     return tables[0]
+
+
+def attends_to(encoder: Encoder, images: Images) -> bool:
+    with undisturbed(encoder.weight.device):
+        return attends(encoder, encoder.placed(images))
 
 
 def tables_of(encoder: Encoder) -> list[dict]:

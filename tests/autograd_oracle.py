@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from conftest import noise
 from families import Family
-from recording.encoders import encoder_of
+from recording.encoders import Encoder, encoder_of
 from saliency import relevance_maps
 
 EXACT = 1e-9  # of the largest value of a map, in float64
@@ -26,11 +26,13 @@ class Case:
     def __init__(
         self,
         family: Family,
-        model: nn.Module | None = None,
+        model: nn.Module | Encoder | None = None,
         dtype: torch.dtype = torch.float64,
     ):
         self.family = family
-        self.model = (family.model() if model is None else model).to(dtype)
+        self.model = family.model() if model is None else model
+        if isinstance(self.model, nn.Module):
+            self.model = self.model.to(dtype)
         self.encoder = encoder_of(self.model)
         self.images = self.encoder.placed(family.pictures())
         with torch.no_grad():
@@ -42,6 +44,11 @@ class Case:
         if isinstance(self.images, Tensor):
             return self.images[0]
         return {name: tensor[:1] for name, tensor in self.images.items()}
+
+    def first_block(self) -> nn.Module:
+        """Of the image tower."""
+        lists = [m for m in self.model.modules() if isinstance(m, nn.ModuleList | nn.Sequential)]
+        return next(m[0] for m in lists if len(m) == 3)
 
     def maps(self, method: str, **options) -> list[Tensor]:
         """Of each image, [target, row, column]."""

@@ -80,7 +80,7 @@ def of_transformers(kind: str, **vision: Any) -> Callable:
 
 
 def of_timm(name: str, **options: Any) -> Callable:
-    return partial(timm.create_model, name, num_classes=0, **TRUNK | options)
+    return partial(timm.create_model, name, **{"num_classes": 0} | TRUNK | options)
 
 
 def two_pictures(rows: int, columns: int) -> Tensor:

@@ -28,7 +28,6 @@ from recording.encoders import Encoder, encoder_of
 from saliency import block_maps, methods, relevance_maps
 from test_parity import transformers_layout
 
-SAME = 1e-5  # of the largest value of a map, in float32
 ATTENDING = [name for name, family in FAMILIES.items() if family.pooling]
 CONVOLVING = [name for name, family in FAMILIES.items() if not family.pooling]
 
@@ -82,6 +81,18 @@ def test_methods_are_those_that_explain_the_model(case):
     assert methods(encoder) == (METHODS if case.family.pooling else CAMS)
 
 
+@pytest.mark.parametrize("name", ["ViT-B-32", "SiglipModel"])
+@pytest.mark.parametrize("method", ["last grad", "gradcam"])
+def test_many_targets_take_no_more_runs_than_one(case, method):
+    def runs(targets: int) -> int:
+        calls = []
+        with case.first_block().register_forward_hook(lambda *_: calls.append(1)):
+            relevance_maps(case.model, case.images, case.targets[:1].expand(targets, -1), method)
+        return len(calls)
+
+    assert runs(20) == runs(1)
+
+
 @every_attending_family
 def test_block_maps_are_the_mean_attention_of_what_is_read(case):
     with attention_by_hand() as attention:
@@ -101,11 +112,12 @@ def test_block_maps_are_the_mean_attention_of_what_is_read(case):
 
 
 def of_our_network(name: str) -> tuple[Case, nn.Module]:
-    """A family in float32, and ours with its weights."""
-    case = Case(FAMILIES[name], dtype=torch.float32)
+    """A family, and ours with its weights."""
+    case = Case(FAMILIES[name])
     activation = "quickgelu" if name.endswith("quickgelu") else "gelu"
     heads = {"ViT-H-14": (2, 1)}.get(name)
-    return case, build_model(case.model.state_dict(), activation=activation, heads=heads)
+    ours = build_model(case.model.state_dict(), activation=activation, heads=heads)
+    return case, ours.double()
 
 
 def maps_of(model: nn.Module, case: Case, method: str) -> list[Tensor]:
@@ -116,13 +128,13 @@ def maps_of(model: nn.Module, case: Case, method: str) -> list[Tensor]:
 @pytest.mark.parametrize("method", METHODS)
 def test_maps_of_a_vit_are_those_of_our_network(name, method):
     case, ours = of_our_network(name)
-    assert_close(case.maps(method), maps_of(ours, case, method), SAME)
+    assert_close(case.maps(method), maps_of(ours, case, method))
 
 
-@pytest.mark.parametrize("method", ["GradCAM", "LayerCAM", "FullGrad", "EigenCAM", "AblationCAM"])
+@pytest.mark.parametrize("method", ["GradCAM", "LayerCAM", "FullGrad", "EigenCAM"])
 def test_maps_of_a_resnet_are_those_of_our_network(method):
     case, ours = of_our_network("RN50")
-    assert_close(case.maps(method), maps_of(ours, case, method), SAME)
+    assert_close(case.maps(method), maps_of(ours, case, method))
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -138,6 +150,6 @@ def test_maps_of_transformers_are_those_of_our_network(method):
         | {"num_hidden_layers": 1, "max_position_embeddings": 8, "vocab_size": 100},
         projection_dim=512,
     )
-    theirs = transformers.CLIPModel(config).eval()
+    theirs = transformers.CLIPModel(config).double().eval()
     theirs.load_state_dict(transformers_layout(ours.state_dict()))
-    assert_close(maps_of(theirs, case, method), maps_of(ours, case, method), SAME)
+    assert_close(maps_of(theirs, case, method), maps_of(ours, case, method))

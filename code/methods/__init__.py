@@ -49,7 +49,11 @@ class Method:
         """
         if not isinstance(images, Tensor):  # what a processor made of all of them together
             return self.maps(encoder, images, directions, start_block)
-        whole = self.record is record_matrices or not is_ours_as_written(encoder)
+        known = self.record is record_matrices or is_ours_as_written(encoder) or encoder.pooling
+        if not known and len(images) > 1:  # the first image tells what is read
+            parts = [(images[part], directions[part]) for part in (slice(1), slice(1, None))]
+            return torch.cat([self.explain(encoder, *part, start_block) for part in parts])
+        whole = self.record is record_matrices or encoder.pooling == "average"
         pairs = pairs_at_once(encoder, images) if whole else directions[..., 0].numel()
         count = max(1, pairs // directions.shape[1])
         found = [

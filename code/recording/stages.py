@@ -24,12 +24,9 @@ def last_stage(encoder: Encoder, images: Float[Tensor, "image 3 height width"]) 
     """The module behind which the features of cells are pooled: the last to return a map of more
     than one cell.
 
-    Raises ValueError for a network that attends, one in which there is no map of cells, one that
-    goes on to mix cells, as tokens, in further blocks, and one whose maps are laid out otherwise.
+    Raises ValueError for a network in which there is no map of cells, one that goes on to mix
+    cells, as tokens, in further blocks, and one whose maps are laid out otherwise.
     """
-    example = encoder.placed(images[:1])
-    if attends(encoder, example):
-        raise ValueError("CAMs are for convolutional networks; this model attends")
     of = twins(encoder.model)
     lists = [twin for twin in of.values() if isinstance(twin, nn.ModuleList | nn.Sequential)]
     passed = Passed({member for members in lists for member in members})
@@ -37,7 +34,7 @@ def last_stage(encoder: Encoder, images: Float[Tensor, "image 3 height width"]) 
         if not isinstance(twin, torch.jit.ScriptModule):
             twin.register_forward_hook(passed.keep)
     with torch.no_grad():
-        follow(encoder.encode, of)(example)
+        follow(encoder.encode, of)(encoder.placed(images[:1]))
     if passed.last is None:
         raise ValueError("no module of this model returns a map of cells: there is nothing to show")
     if passed.mixes:
