@@ -42,6 +42,22 @@ def require_differentiable(model: nn.Module) -> None:
         )
 
 
+def require_derivatives(output: Tensor) -> None:
+    """Raise ValueError if autograd would take what it cannot differentiate for a constant."""
+    nodes, seen = [output.grad_fn], set()
+    while nodes:
+        node = nodes.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if node.name().endswith("NotImplemented"):
+            raise ValueError(
+                "a layer between what is explained and the features has no derivative: is it "
+                "quantised? The layers there must be of floats"
+            )
+        nodes.extend(before for before, _ in node.next_functions)
+
+
 def is_plain(module: nn.Module) -> bool:
     """Whether `module` and all modules in it do what their classes here and in torch.nn say.
 

@@ -102,6 +102,11 @@ def direction_maps(
         except NoAttention as error:
             if method is not None:
                 raise ValueError(f"{error}: the methods for it are {', '.join(CAMS)}") from error
+    elif METHODS in tables and attends_to(encoder, images):
+        raise ValueError(
+            f"{method} is for convolutional networks, and this model attends: the methods for it "
+            f"are {', '.join(METHODS)}"
+        )
     if start_block:
         raise ValueError("start_block is for ViTs: a ResNet has no attention blocks")
     if scale != 1:
@@ -139,7 +144,8 @@ def block_maps(
     With `grad` the gradient of the similarity (`negative`: of dissimilarity) at that attention,
     signed. Attention is the same for all targets. Everything else as for `relevance_maps`. Where
     features are an average of tokens, the mean of their attention; where an attention pool reads
-    them, of its queries, as if it were the only block.
+    them, of its queries, as if it were the only block. Where each image has a grid of its own, a
+    list of maps [block, target, row, column].
     """
     encoder = encoder_of(model)
     if tables_of(encoder) == [CAMS]:
@@ -155,9 +161,10 @@ def block_maps(
                 break
             asks = recording.start[: attention.shape[3]] if asks is None else asks
             read = (asks[:, None] * (gradient if grad else attention)).sum(3).mean(2)
-            rows.append(on_grid(read.expand((*directions.shape[:2], -1)), recording))
+            rows.append(read.expand((*directions.shape[:2], -1)))
             asks = None
-    return finite(torch.stack(rows[::-1]))
+        maps = on_grid(torch.stack(rows[::-1], 1), recording)
+    return finite(maps.transpose(0, 1) if isinstance(maps, Tensor) else maps)
 
 
 def prepared(
@@ -191,10 +198,13 @@ def methods(model: nn.Module | Encoder) -> dict:
     encoder = encoder_of(model)
     tables = tables_of(encoder)
     if len(tables) > 1:
-        example = encoder.placed(encoder.example())
-        with undisturbed(encoder.weight.device):
-            return METHODS if attends(encoder, example) else CAMS
+        return METHODS if attends_to(encoder, encoder.example()) else CAMS
     return tables[0]
+
+
+def attends_to(encoder: Encoder, images: Images) -> bool:
+    with undisturbed(encoder.weight.device):
+        return attends(encoder, encoder.placed(images))
 
 
 def tables_of(encoder: Encoder) -> list[dict]:

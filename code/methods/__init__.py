@@ -49,7 +49,11 @@ class Method:
         """
         if not isinstance(images, Tensor):  # what a processor made of all of them together
             return self.maps(encoder, images, directions, start_block)
-        whole = self.record is record_matrices or not is_ours_as_written(encoder)
+        known = self.record is record_matrices or is_ours_as_written(encoder) or encoder.pooling
+        if not known and len(images) > 1:  # the first image tells what is read
+            parts = [(images[part], directions[part]) for part in (slice(1), slice(1, None))]
+            return torch.cat([self.explain(encoder, *part, start_block) for part in parts])
+        whole = self.record is record_matrices or encoder.pooling == "average"
         pairs = pairs_at_once(encoder, images) if whole else directions[..., 0].numel()
         count = max(1, pairs // directions.shape[1])
         found = [
@@ -63,13 +67,13 @@ class Method:
         return on_grid(self.relevance(recording), recording)
 
 
-def on_grid(relevance: Float[Tensor, "image target token"], recording: Recording) -> Maps:
+def on_grid(relevance: Float[Tensor, "image *target token"], recording: Recording) -> Maps:
     """The relevance of the patches; of each image by itself where the grids differ."""
     patches = relevance[..., recording.prefix :]
     if isinstance(recording.grid, tuple):
         return patches.unflatten(-1, recording.grid)
     return [
-        image[:, : rows * columns].unflatten(-1, (rows, columns))
+        image[..., : rows * columns].unflatten(-1, (rows, columns))
         for image, (rows, columns) in zip(patches, recording.grid, strict=True)
     ]
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from checks import (
+    require_derivatives,
     require_differentiable,
     require_finite,
     require_tensor,
@@ -305,6 +306,7 @@ def require_features(
             f"and as wide as the targets, {width}"
         )
     feature_lengths(features.detach())
+    require_derivatives(features)
 
 
 def scores_of(

@@ -90,8 +90,8 @@ class Attentions(TorchFunctionMode):
     """Inside the block, in this thread, each attention is answered by `answer`.
 
     grid: rows and columns of the last convolution before the first attention: of the patches.
-    by_hand: whether attention was computed step by step, where it is not seen: some softmax made a
-        square matrix.
+    by_hand: of how many images, or windows of them, attention was computed step by step, where it
+        is not seen: at most so many square matrices were made by a softmax.
     convolves: whether cells were mixed by a convolution after the first attention, too.
     """
 
@@ -99,8 +99,8 @@ class Attentions(TorchFunctionMode):
         super().__init__()
         self.answer = answer
         self.grid: tuple[int, int] | None = None
-        self.by_hand = self.convolves = False
-        self.started = False
+        self.by_hand = 0
+        self.convolves = self.started = False
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -115,9 +115,13 @@ class Attentions(TorchFunctionMode):
             self.grid = tuple(result.shape[-2:])
         elif function in CONVOLUTIONS:
             self.convolves |= args[1].shape[-2:].numel() > 1
-        elif function in SOFTMAXES and result.ndim > 2:
-            self.by_hand |= result.shape[-1] == result.shape[-2] > 1
+        elif function in SOFTMAXES and result.ndim > 2 and is_square(result):
+            self.by_hand = max(self.by_hand, len(result))
         return result
+
+
+def is_square(result: Tensor) -> bool:
+    return result.shape[-1] == result.shape[-2] > 1
 
 
 @contextmanager

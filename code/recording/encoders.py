@@ -33,7 +33,7 @@ class Encoder:
     encode: images, as `preprocess` makes them, to features [image, feature]; a method of the model
         or of a module in it, or a function that refers to it.
     encode_texts: strings to features [text, feature].
-    preprocess: a PIL image to [3, height, width].
+    preprocess: a PIL image to [3, height, width]; of a NaFlex model, to what its processor returns.
     pixels: what pictures go through in `preprocess`, as far as that is known; by default OpenAI's.
     grid: rows and columns of the patches, if they cannot be told from a convolution that makes
         them.
@@ -45,7 +45,7 @@ class Encoder:
     model: nn.Module
     encode: Callable[[Images], Tensor]
     encode_texts: Callable[[Sequence[str]], Tensor] | None = None
-    preprocess: Callable[[Any], Tensor] | None = None
+    preprocess: Callable[[Any], Tensor | Mapping[str, Tensor]] | None = None
     pixels: Preprocessing = OPENAI
     grid: Grid | None = None
     size: tuple[int, int] | None = None
@@ -75,7 +75,8 @@ class Encoder:
     def example(self) -> Images:
         """An empty picture, as the model takes it. ValueError if its size is not known."""
         if self.preprocess is not None:
-            return self.preprocess(Image.new("RGB", (256, 256))).unsqueeze(0)
+            made = self.preprocess(Image.new("RGB", (256, 256)))
+            return made if isinstance(made, Mapping) else made.unsqueeze(0)
         if self.size is None:
             raise ValueError(
                 "which methods explain this model is known once it has run: give an "
@@ -175,8 +176,9 @@ def from_transformers(model: nn.Module, processor: Any = None) -> Encoder:
         )
         return pooled(model.get_text_features(**tokens.to(model.device)))
 
-    def preprocess(image: Any) -> Tensor:
-        return processor(images=image, return_tensors="pt")["pixel_values"][0]
+    def preprocess(image: Any) -> Tensor | Mapping[str, Tensor]:
+        made = processor(images=image, return_tensors="pt")
+        return made if "spatial_shapes" in made else made["pixel_values"][0]
 
     vision = getattr(model.config, "vision_config", model.config)
     pictures = getattr(processor, "image_processor", processor)

@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from checks import type_name
+from checks import require_derivatives, type_name
 from recording.attention import Answer, Attention, Attentions, Heads, seen
 from recording.encoders import Encoder, Images
 from recording.twins import follow, twins
@@ -32,12 +32,18 @@ BY_HAND = (
 )
 
 
+IN_WINDOWS = (
+    "this model attends within windows of an image: no token reads them all, so there is no map; "
+    "explain one whose tokens all attend to each other, or a convolutional one"
+)
+
+
 class NoAttention(ValueError):
     """The network does not attend: it is a convolutional one."""
 
 
 class TooFewTokens(Exception):
-    """A block does not run on its first token alone."""
+    """A network does not run on from the first token alone."""
 
 
 @dataclass
@@ -188,9 +194,11 @@ class Run:
         """Raise ValueError unless the attention of all blocks was seen."""
         self.grid = self.attentions.grid
         if self.attentions.by_hand:
-            raise ValueError(BY_HAND)
+            raise ValueError(BY_HAND if self.attentions.by_hand == self.count else IN_WINDOWS)
         if not self.layers:
             raise NoAttention("this model does not attend, or with a kernel of its own")
+        if len(self.layers) == 1 and self.layers[0].member is None:
+            raise NoAttention("of this model the pool alone attends")
         if self.attentions.convolves:
             raise NoAttention("this model convolves where it attends")
         for index, member in enumerate(self.list_of(self.layers[0]) or []):
@@ -204,7 +212,7 @@ class Run:
         """Run the last block again, on its first token alone or (None) on all, and what follows,
         from `self.leaf`, the answer of its attention.
 
-        Raises TooFewTokens if the block does not run on one token.
+        Raises TooFewTokens if the block, or what follows it, does not run on one token.
         """
         last = self.layers[-1]
         blocks = [layer.member for layer in self.layers]
@@ -218,7 +226,12 @@ class Run:
             value = last.attention.value
             answers = last.rows @ value if queries else None
             self.seen_again = 0
-            return self.encoded(partial(self.answer_again, answers))
+            try:
+                return self.encoded(partial(self.answer_again, answers))
+            except (RuntimeError, ValueError, IndexError) as error:
+                if queries is None:
+                    raise
+                raise TooFewTokens from error
 
     def passed(self, block: nn.Module, _forward, arguments: tuple, named: dict) -> Any:
         """An earlier block, which need not run again."""
@@ -237,12 +250,7 @@ class Run:
                 raise TooFewTokens
             axis = 1 if stream.shape[1] == tokens else 0
             place[key] = stream.narrow(axis, 0, queries)
-        try:
-            return forward(*given, **named)
-        except (RuntimeError, ValueError, IndexError) as error:
-            if queries is None:
-                raise
-            raise TooFewTokens from error
+        return forward(*given, **named)
 
     def answer_again(self, answers: Heads | None, attention: Attention) -> Heads:
         self.seen_again += 1
@@ -278,3 +286,4 @@ def askers(
 def require_graph(features: Tensor) -> None:
     if not features.requires_grad:
         raise ValueError("the features do not depend on the attention: something detaches them")
+    require_derivatives(features)

@@ -1,0 +1,196 @@
+"""What cannot be explained rightly is refused with a sentence that says what would be right."""
+
+import pytest
+import timm
+import torch
+from torch import Tensor, nn
+
+from autograd_oracle import Case, assert_close, expected_maps
+from families import FAMILIES, Family, of_timm, two_pictures
+from methods import METHODS
+from pytorch_grad_cam import CAMS
+from recording.encoders import Encoder, from_module
+from saliency import methods, relevance_maps
+
+STEP_BY_STEP = (
+    "this model computes its attention step by step, where it cannot be read; let it call the "
+    r"fused kernel: model.set_attn_implementation\('sdpa'\) in transformers, and, before timm "
+    r"makes a model, timm.layers.set_fused_attn\(True\)"
+)
+
+
+def explain(model, images: Tensor | None = None, method: str | None = None) -> Tensor:
+    images = two_pictures(64, 64) if images is None else images
+    return relevance_maps(model, images, torch.ones(1, 64), method)
+
+
+# Attention that is not seen
+
+
+def test_eager_attention_of_transformers():
+    model = FAMILIES["CLIPModel"].model()
+    model.set_attn_implementation("eager")
+    with pytest.raises(ValueError, match=STEP_BY_STEP):
+        relevance_maps(model, two_pictures(64, 64), torch.ones(1, 32))
+    model.set_attn_implementation("sdpa")
+    relevance_maps(model, two_pictures(64, 64), torch.ones(1, 32))
+
+
+def test_attention_that_timm_does_not_fuse():
+    timm.layers.set_fused_attn(False)
+    try:
+        model = of_timm("vit_base_patch16_224")()
+    finally:
+        timm.layers.set_fused_attn(True)
+    with pytest.raises(ValueError, match=STEP_BY_STEP):
+        explain(model)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_attention_within_windows(fused):
+    options = {"depths": (1, 1), "num_heads": (2, 4), "embed_dim": 32, "window_size": 4}
+    timm.layers.set_fused_attn(True, experimental=fused)
+    try:
+        model = timm.create_model(
+            "swin_tiny_patch4_window7_224", num_classes=0, img_size=64, **options
+        )
+    finally:
+        timm.layers.set_fused_attn(True)
+    said = "windows" if not fused else r"attends to 16 tokens of 16 images, not to 16 tokens of 1"
+    with pytest.raises(ValueError, match=said):
+        explain(model)
+
+
+def test_attention_that_is_dropped_at_random():
+    model = from_module(Dropping())
+    with pytest.raises(ValueError, match=r"drops attention at random: call model.eval\(\) first"):
+        explain(model)
+
+
+class Dropping(nn.Module):
+    """A block that drops attention in evaluation mode, too."""
+
+    def __init__(self):
+        super().__init__()
+        self.patches = nn.Conv2d(3, 64, 16, 16)
+
+    def forward(self, images: Tensor) -> Tensor:
+        tokens = self.patches(images).flatten(2).mT.unsqueeze(1)
+        attend = nn.functional.scaled_dot_product_attention
+        return attend(tokens, tokens, tokens, dropout_p=0.5).mean((1, 2))
+
+
+# No cells to show
+
+
+class Flat(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(3 * 64 * 64, 64)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.layer(images.flatten(1))
+
+
+def test_a_network_without_attention_and_without_maps_of_cells():
+    with pytest.raises(ValueError, match="no module of this model returns a map of cells"):
+        explain(from_module(Flat()))
+
+
+def test_a_network_that_mixes_tokens_otherwise():
+    model = timm.create_model("mixer_s32_224", num_classes=0, img_size=64)
+    with pytest.raises(ValueError, match="behind its last map of cells, blocks mix tokens"):
+        explain(model)
+
+
+class ChannelsLast(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.cells = nn.Conv2d(3, 64, 16, 16)
+        self.scale = nn.LayerNorm(64)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.scale(self.cells(images).movedim(1, -1)).mean((1, 2))
+
+
+def test_maps_with_channels_last():
+    with pytest.raises(
+        ValueError, match=r"\[1, 4, 4, 64\], is not \[image, channel, row, column\]"
+    ):
+        explain(from_module(ChannelsLast()))
+
+
+# A grid that cannot be told
+
+
+class Patches(nn.Module):
+    """Tokens of patches that no convolution makes."""
+
+    def __init__(self):
+        super().__init__()
+        self.patches = nn.Linear(3 * 16 * 16, 64)
+        block = nn.TransformerEncoderLayer(64, 2, 64, batch_first=True)
+        self.blocks = nn.TransformerEncoder(block, 2, enable_nested_tensor=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        patches = nn.functional.unfold(images, 16, stride=16).mT
+        return self.blocks(self.patches(patches)).mean(1)
+
+
+def test_a_grid_that_cannot_be_told_is_asked_for():
+    torch.manual_seed(0)
+    model = Patches().eval()
+    with pytest.raises(ValueError, match=r"which of 24 tokens are patches .* give an Encoder with"):
+        explain(from_module(model), two_pictures(64, 96))
+    encoder = from_module(model.double(), grid=(4, 6))
+    case = Case(Family(Patches, (4, 6), "average", (0, None), (64, 96)), encoder)
+    for method in METHODS:
+        assert_close(case.maps(method), expected_maps(case, method))
+
+
+# Objects and methods
+
+
+@pytest.mark.parametrize("model", [None, "ViT-B/32", Flat(), object()])
+def test_other_objects(model):
+    with pytest.raises(
+        TypeError, match="a model of open_clip, transformers or timm, or an Encoder"
+    ):
+        explain(model)
+
+
+def test_a_function_whose_network_is_not_known():
+    with pytest.raises(TypeError, match="encode must be a network"):
+        from_module(lambda images: images.mean((2, 3)))
+
+
+def test_a_cam_by_name_for_a_model_that_attends():
+    with pytest.raises(
+        ValueError, match=f"GradCAM .* the methods for it are {', '.join(METHODS)}$"
+    ):
+        explain(of_timm("vit_base_patch16_224")(), method="GradCAM")
+
+
+def test_a_method_of_attention_by_name_for_a_model_that_convolves():
+    family = FAMILIES["convnext_base"]
+    case = Case(family)
+    with pytest.raises(ValueError, match=f"not attend.* the methods for it are {', '.join(CAMS)}$"):
+        case.maps("last grad")
+
+
+def test_a_method_that_is_in_no_table():
+    with pytest.raises(ValueError, match="unknown method 'gradcam\\+\\+'; the methods for a "):
+        explain(of_timm("vit_base_patch16_224")(), method="gradcam++")
+
+
+def test_methods_of_a_model_that_cannot_be_run_yet():
+    model = of_timm("vit_base_patch16_224")()
+    with pytest.raises(ValueError, match="is known once it has run: give an Encoder with preproc"):
+        methods(Encoder(model, model.__call__))
+
+
+def test_an_imagenet_classifier_is_a_model_like_others():
+    case = Case(Family(of_timm("vit_base_patch16_224", num_classes=10), (4, 4)))
+    assert case.features.shape == (2, 10)
+    for method in METHODS:
+        assert_close(case.maps(method), expected_maps(case, method))
