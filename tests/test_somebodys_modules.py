@@ -296,6 +296,49 @@ def test_threads_read_each_their_own_attention(visual):
         torch.testing.assert_close(result, reference, rtol=1e-10, atol=1e-14)
 
 
+class InPlace(ResidualAttentionBlock):
+    """A block that changes the tensor it is given."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.mul_(1.1))
+
+
+class OfSeveralBlocks(VisionTransformer):
+    """Features of CLS after the last block and after the second."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        tokens = [self.embed(images)]
+        for block in self.transformer.resblocks:
+            tokens.append(block(tokens[-1]))
+        return self.project(tokens[-1][:, 0] + tokens[2][:, 0])
+
+
+@every_method
+def test_blocks_that_work_in_place(visual, images, targets, method):
+    for block in visual.transformer.resblocks:
+        give_class(block, InPlace)
+    maps = relevance_maps(visual, images, targets, method)
+    blocks = recorded_blocks(visual, images[0], targets[0])
+    expected = ORACLES[method](blocks)[1:].reshape(4, 4)
+    torch.testing.assert_close(maps[0, 0], expected, rtol=1e-8, atol=1e-14)
+
+
+@every_method
+def test_features_of_several_blocks(visual, images, targets, method):
+    give_class(visual, OfSeveralBlocks)
+    maps = relevance_maps(visual, images, targets, method)
+    blocks = recorded_blocks(visual, images[0], targets[0])
+    expected = ORACLES[method](blocks)[1:].reshape(4, 4)
+    torch.testing.assert_close(maps[0, 0], expected, rtol=1e-8, atol=1e-14)
+
+
+@pytest.mark.parametrize("method", ["last grad", "gradcam"])
+def test_features_that_are_not_the_same_twice(visual, images, targets, method):
+    visual.register_forward_hook(lambda m, i, output: output + torch.randn_like(output))
+    with pytest.raises(ValueError, match="not give the same features twice"):
+        relevance_maps(visual, images, targets, method)
+
+
 # What cannot be read is refused
 
 

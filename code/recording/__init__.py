@@ -78,10 +78,10 @@ def record_readers(
         attention = run.probe.attention.probabilities()[:, :, asks]
         weights = even(asks, directions)[asks]
         return recording(encoder, run, iter([(attention, gradient)]), weights)
-    features = features_of_cls(run, features)
-    asks = None
+    read, asks = features, None
+    features = features_of_cls(run, read)
     if features is None:
-        features = run.tail(None)
+        features = features_of_all(run, read)
         asks = askers(features, run.leaf)
         if not asks.any():
             raise ValueError("the features do not depend on the attention of the last block")
@@ -165,8 +165,26 @@ def features_of_cls(run: Run, features: Tensor) -> Float[Tensor, "image feature"
         again = run.tail(1)
     except TooFewTokens:
         return None
+    return again if are_alike(again, features) else None
+
+
+def features_of_all(run: Run, features: Tensor) -> Float[Tensor, "image feature"]:
+    """The features of a run on, from the answer to all tokens. If the last block alone does not
+    lead there (it works in place, or earlier ones are read too), the whole network runs again.
+    """
+    for from_start in (False, True):
+        again = run.tail(None, from_start)
+        if are_alike(again, features):
+            return again
+    raise ValueError(
+        "this model does not give the same features twice: is something in it drawn at random?"
+    )
+
+
+def are_alike(again: Tensor, features: Tensor) -> bool:
+    """Whether features are the same but for rounding."""
     far = (again.detach() - features).norm(dim=-1) / features.norm(dim=-1)
-    return again if (far < torch.finfo(far.dtype).eps ** 0.5).all() else None
+    return bool((far < torch.finfo(far.dtype).eps ** 0.5).all())
 
 
 def last_gradient(

@@ -208,18 +208,18 @@ class Run:
                     f"nn.MultiheadAttention, so that it can be read; block {index} does not"
                 )
 
-    def tail(self, queries: int | None) -> Float[Tensor, "image feature"]:
+    def tail(self, queries: int | None, from_start: bool = False) -> Float[Tensor, "image feature"]:
         """Run the last block again, on its first token alone or (None) on all, and what follows,
-        from `self.leaf`, the answer of its attention.
+        from `self.leaf`, the answer of its attention. `from_start`: run what precedes it, too.
 
         Raises TooFewTokens if the block, or what follows it, does not run on one token.
         """
         last = self.layers[-1]
         blocks = [layer.member for layer in self.layers]
-        if None in blocks:
-            if queries is not None:
-                raise TooFewTokens
-        else:
+        self.replaces = {}
+        if None in blocks and queries is not None:
+            raise TooFewTokens
+        if None not in blocks and not from_start:
             self.replaces = {block: partial(self.passed, block) for block in blocks[:-1]}
             self.replaces[last.member] = partial(self.again, last.member, queries)
         with torch.no_grad():
