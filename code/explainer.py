@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from cams import CAMS
 from checkpoints.errors import AnotherNetwork
-from checkpoints.hubs import HUB, OPEN_CLIP
+from checkpoints.hubs import HUB, OPEN_CLIP, package
 from clip_ import load, tokenize
 from image_utils import open_image
 from model import CLIP
@@ -91,6 +91,8 @@ def loaded(name: str) -> tuple[nn.Module, Encoder]:
     try:
         clip, preprocess = load(name)
     except AnotherNetwork:
+        if not name.startswith((OPEN_CLIP, HUB)):
+            raise
         return of_hub(name)
     visual = clip.visual
     encoder = Encoder(
@@ -106,13 +108,11 @@ def loaded(name: str) -> tuple[nn.Module, Encoder]:
 def of_hub(name: str) -> tuple[nn.Module, Encoder]:
     """A model that is not of ours, as its library makes it."""
     if name.startswith(OPEN_CLIP):
-        import open_clip
-
+        open_clip = package("open_clip", "open_clip_torch", name)
         kind, tag = name.removeprefix(OPEN_CLIP).rsplit("/", 1)
         model, preprocess = open_clip.create_model_from_pretrained(kind, pretrained=tag)
         return model, from_open_clip(model.eval(), preprocess, open_clip.get_tokenizer(kind))
-    import transformers
-
+    transformers = package("transformers", "transformers", name)
     repository = name.removeprefix(HUB)
     model = transformers.AutoModel.from_pretrained(repository)
     processor = transformers.AutoProcessor.from_pretrained(repository)
