@@ -190,6 +190,16 @@ FAMILIES = {
         *((2, 2), None),
         stage="visual.trunk.final_conv",
     ),
+    "MobileCLIP2-S3": Family(  # attends in its last two stages
+        of_open_clip(
+            "MobileCLIP2-S3",
+            {"layers": (1, 1, 1, 1, 1), "embed_dims": (16, 16, 32, 32, 64)},
+            image_size=128,
+        ),
+        *((2, 2), None),
+        size=(128, 128),
+        stage="visual.trunk.final_conv",
+    ),
     "CLIPModel": Family(of_transformers("CLIP"), (4, 4)),
     "MetaClip2Model": Family(of_transformers("MetaClip2"), (4, 4)),
     "SiglipModel": Family(of_transformers("Siglip"), (4, 4), "probe"),
