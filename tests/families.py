@@ -34,6 +34,8 @@ def architecture(name: str, trunk: Mapping[str, Any] | None = None, **vision: An
     kind = open_clip.CustomTextCLIP if config.pop("custom_text", False) else open_clip.CLIP
     if "multimodal_cfg" in config:
         kind, config["multimodal_cfg"] = open_clip.CoCa, SHORT_TEXT
+    if config["vision_cfg"].get("timm_proj") == "none" and "embed_dim" in (trunk or {}):
+        config["embed_dim"] = trunk["embed_dim"]  # features are as wide as the trunk
     with ExitStack() as stack:
         if trunk:
             smaller = partial(timm.create_model, **trunk)

@@ -10,7 +10,6 @@ explained as it is, is seen on random weights, in two blocks (or one a stage) an
 import argparse
 import csv
 import gc
-import logging
 import sys
 from collections.abc import Iterator
 from itertools import groupby
@@ -106,11 +105,10 @@ def write(found: list[dict[str, Any]], table: Path) -> None:
         writer.writerows(sorted(found, key=lambda row: (row["architecture"], row["tag"])))
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--output", type=Path, default=TABLE)
-    table = parser.parse_args().output
-    logging.disable(logging.WARNING)  # of open_clip, that weights are random
+    table = parser.parse_args(arguments).output
     found = read(table)
     done = {row["architecture"] for row in found}
     pretrained = groupby(sorted(open_clip.list_pretrained()), key=lambda pair: pair[0])
