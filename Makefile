@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export PYTHONPATH := code
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long lint eval-vit eval-rn train-vit train-rn bench thumbnails images notebooks \
+.PHONY: help demo test test-long families lint eval-vit eval-rn train-vit train-rn bench thumbnails images notebooks \
 	check-notebooks check-readme lab evaluate check-evaluation report clean
 
 help: ## list the targets
@@ -30,6 +30,9 @@ test: $(VENV)/.dev ## run the test suite
 
 test-long: $(VENV)/.dev ## fuzz, break and exhaust it for half an hour; the outcomes into tests/README.md
 	$(BIN)/python tests/long
+
+families: $(VENV)/.dev ## how every pretrained model of open_clip is explained, into results/families.csv
+	$(BIN)/python tests/long/every_tag.py
 
 check-readme: $(VENV)/.run ## run README's commands in a fresh clone: what it ships must stay
 	$(BIN)/python tests/long/fresh_clone.py

@@ -34,6 +34,8 @@ def architecture(name: str, trunk: Mapping[str, Any] | None = None, **vision: An
     kind = open_clip.CustomTextCLIP if config.pop("custom_text", False) else open_clip.CLIP
     if "multimodal_cfg" in config:
         kind, config["multimodal_cfg"] = open_clip.CoCa, SHORT_TEXT
+    if config["vision_cfg"].get("timm_proj") == "none" and "embed_dim" in (trunk or {}):
+        config["embed_dim"] = trunk["embed_dim"]  # features are as wide as the trunk
     with ExitStack() as stack:
         if trunk:
             smaller = partial(timm.create_model, **trunk)
@@ -188,6 +190,16 @@ FAMILIES = {
             image_size=64,
         ),
         *((2, 2), None),
+        stage="visual.trunk.final_conv",
+    ),
+    "MobileCLIP2-S3": Family(  # attends in its last two stages
+        of_open_clip(
+            "MobileCLIP2-S3",
+            {"layers": (1, 1, 1, 1, 1), "embed_dims": (16, 16, 32, 32, 64)},
+            image_size=128,
+        ),
+        *((2, 2), None),
+        size=(128, 128),
         stage="visual.trunk.final_conv",
     ),
     "CLIPModel": Family(of_transformers("CLIP"), (4, 4)),

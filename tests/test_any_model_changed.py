@@ -7,6 +7,7 @@ import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import peft
 import pytest
 import torch
 import torch.nn.functional as F
@@ -97,7 +98,6 @@ def test_lora_counts(family, library, model, plain, merged):
 
 
 def lora(library: str, model: nn.Module, merged: bool = False) -> nn.Module:
-    peft = pytest.importorskip("peft")
     torch.manual_seed(1)
     config = peft.LoraConfig(target_modules=ADAPTED[library], init_lora_weights=False, r=2)
     adapted = peft.get_peft_model(model, config).eval()

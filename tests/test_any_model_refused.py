@@ -103,6 +103,38 @@ def test_a_network_that_mixes_tokens_otherwise():
         explain(model)
 
 
+class OwnKernel(nn.Module):
+    """A block whose attention is no function of PyTorch, and no softmax."""
+
+    def __init__(self, in_tuples: bool):
+        super().__init__()
+        self.in_tuples = in_tuples
+
+    def forward(self, tokens: Tensor) -> Tensor | tuple[Tensor]:
+        scores = (tokens @ tokens.mT).exp()
+        mixed = scores / scores.sum(-1, keepdim=True) @ tokens
+        return (mixed,) if self.in_tuples else mixed
+
+
+class OfOwnKernels(nn.Module):
+    def __init__(self, in_tuples: bool):
+        super().__init__()
+        self.in_tuples = in_tuples
+        self.patches = nn.Conv2d(3, 64, 16, 16)
+        self.blocks = nn.ModuleList([OwnKernel(in_tuples)])
+
+    def forward(self, images: Tensor) -> Tensor:
+        tokens = self.patches(images).flatten(2).mT
+        mixed = self.blocks[0](tokens)
+        return (mixed[0] if self.in_tuples else mixed).mean(1)
+
+
+@pytest.mark.parametrize("in_tuples", [False, True])
+def test_attention_by_a_kernel_of_its_own_is_not_taken_for_a_convolutional_network(in_tuples):
+    with pytest.raises(ValueError, match="neither attends in a way that can be read"):
+        explain(from_module(OfOwnKernels(in_tuples)))
+
+
 class ChannelsLast(nn.Module):
     def __init__(self):
         super().__init__()

@@ -179,8 +179,13 @@ class Run:
     def list_of(self, layer: Layer) -> list[nn.Module] | None:
         return None if layer.member is None else self.siblings[layer.member]
 
+    def require_no_convolution(self) -> None:
+        if self.attentions.convolves:
+            raise NoAttention("this model convolves where it attends")
+
     def require_alike(self, attention: Attention) -> None:
         """Raise ValueError unless all layers attend to the same tokens of the same images."""
+        self.require_no_convolution()
         first = self.layers[0].rows if self.layers else None
         tokens = attention.tokens if first is None else first.shape[-1]
         if len(attention.key) != self.count or attention.tokens != tokens:
@@ -199,8 +204,7 @@ class Run:
             raise NoAttention("this model does not attend, or with a kernel of its own")
         if len(self.layers) == 1 and self.layers[0].member is None:
             raise NoAttention("of this model the pool alone attends")
-        if self.attentions.convolves:
-            raise NoAttention("this model convolves where it attends")
+        self.require_no_convolution()
         for index, member in enumerate(self.list_of(self.layers[0]) or []):
             if sum(layer.member is member for layer in self.layers) != 1:
                 raise ValueError(

@@ -60,6 +60,8 @@ class Passed:
         self.mixes = False
 
     def keep(self, module: nn.Module, _inputs: tuple, output: object) -> None:
+        if isinstance(output, tuple) and output:
+            output = output[0]
         if not isinstance(output, Tensor):
             return
         if output.ndim == 4 and output.shape[-2:].numel() > 1:
