@@ -78,6 +78,7 @@ $(VENV)/legrad: $(VENV)/.dev
 bench: $(VENV)/legrad ## speed and memory of every method, into results/benchmarks/
 	$(BIN)/python benchmarks/speed.py --output results/benchmarks/speed.csv
 	$(BIN)/python benchmarks/rivals.py --output results/benchmarks/rivals.csv
+	$(BIN)/python benchmarks/anybody.py --output results/benchmarks/anybody.csv
 	$(BIN)/python benchmarks/growth.py --output results/benchmarks/growth.csv
 	$(BIN)/python benchmarks/throughput.py --output results/benchmarks/throughput.csv
 	$(BIN)/python benchmarks/plot.py

@@ -1,7 +1,7 @@
 """A model with what it takes to explain pictures by it: for the demo, figures and notebooks."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -43,12 +43,12 @@ class Explainer:
             self.model = self.network if ours else self.encoder
             self.visual = self.network.visual if ours else self.encoder
         self.name = name or shown_name(model)
+        self.side = side_of(self.encoder.example())
         table = methods(self.encoder)
         self.methods = list(table)
         self.kind = "ResNet" if table is CAMS else "ViT"
         self.device = self.encoder.weight.device
         self.preprocess, self.pixels = self.encoder.preprocess, self.encoder.pixels
-        self.side = min(self.encoder.example().shape[-2:])
 
     def read(self, *paths: str | Path) -> Images:
         """Pictures as the model takes them."""
@@ -126,6 +126,16 @@ def require_whole(encoder: Encoder, name: str) -> None:
             f"to explain pictures by an Encoder, give {', '.join(missing or ['its name'])} "
             "(from_open_clip(model, preprocess, tokenizer), from_transformers(model, processor))"
         )
+
+
+def side_of(images: Tensor | Mapping[str, Tensor]) -> int:
+    """The shorter side of pictures as a model takes them."""
+    if isinstance(images, Mapping):
+        raise ValueError(
+            "pictures of this model have grids of their own: explain what its processor returns of "
+            "them with relevance_maps"
+        )
+    return min(images.shape[-2:])
 
 
 def shown_name(name: str) -> str:

@@ -105,6 +105,12 @@ def speed() -> str:
                 peaks = f"{figure(row['peak_mib'])} ({figure(mine['peak_mib'])})"
                 cells = (batch, figure(row["forwards"]), f"{figure(row['speed_up'])}x", peaks)
                 others.append((f"{model}, `{ours}`", row["method"], *cells))
+    theirs = [("8 images", "read from", "method", "K = 1", "K = 9", "K = 100")]
+    anybody = read("benchmarks/anybody.csv")
+    for model in dict.fromkeys(row["model"] for row in anybody):
+        found = where(anybody, model=model)
+        cells = [figure(row["forwards"]) for row in found]
+        theirs.append((model, found[0]["pooling"], "`last grad`", *cells))
     rates = " and ".join(
         f"{float(row['images a second']):.0f} ({row['model']})"
         for row in read("benchmarks/throughput.csv")
@@ -133,6 +139,10 @@ CAMs of RN50, in forwards, against PyPI's grad-cam, which takes one target at a 
 Other libraries in one run with ours; LeGrad is another method for the same purpose:
 
 {markdown(*others)}
+
+Models that are not ours, as they are, in forwards of their own:
+
+{markdown(*theirs)}
 
 ![How time grows with tokens, blocks, targets and images](results/benchmarks/growth.png)
 

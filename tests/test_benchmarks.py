@@ -10,6 +10,7 @@ import torch
 
 sys.path.append(str(Path(__file__).parent.parent / "benchmarks"))
 
+import anybody
 import growth
 import plot
 import rivals
@@ -122,3 +123,28 @@ def test_throughput_counts_images_and_stages(tmp_path):
     assert float(row["images a second"]) > 0
     shares = [float(row[f"share, {stage}"]) for stage in ("read", "explain", "write")]
     assert 0 < sum(shares) <= 1.001
+
+
+def test_models_that_are_not_ours_are_timed_in_forwards_of_their_own(tmp_path, monkeypatch):
+    network = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 16, 8, 8),
+        torch.nn.Flatten(2),
+        Tokens(),
+        torch.nn.Sequential(
+            *[torch.nn.TransformerEncoderLayer(16, 2, 32, batch_first=True) for _ in range(2)]
+        ),
+    )
+    encoder = anybody.Encoder(network, lambda images: network(images).mean(1), size=(32, 32))
+    monkeypatch.setitem(anybody.MODELS, "small", lambda: encoder)
+    place = tmp_path / "anybody.csv"
+    arguments = ["--models", "small", "--batch", "2", "--rounds", "2", "--output", str(place)]
+    anybody.main(arguments)
+    found = rows(place)
+    assert [row["targets"] for row in found] == ["1", "9", "100"]
+    assert {row["pooling"] for row in found} == {"average"}
+    assert all(float(row["forwards"]) > 0 for row in found)
+
+
+class Tokens(torch.nn.Module):
+    def forward(self, cells: torch.Tensor) -> torch.Tensor:
+        return cells.mT

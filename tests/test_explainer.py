@@ -137,6 +137,12 @@ def test_an_encoder_must_read_texts_and_pictures_and_have_a_name(network, prepro
         Explainer(from_open_clip(network, preprocess, tokenize))
 
 
+def test_pictures_that_keep_their_shapes_are_for_relevance_maps(network):
+    naflex = from_open_clip(network, lambda picture: {"pixel_values": torch.ones(1, 4)}, tokenize)
+    with pytest.raises(ValueError, match=r"grids of their own.*relevance_maps"):
+        Explainer(naflex, "theirs")
+
+
 def test_a_model_of_a_hub_that_is_not_ours_is_its_librarys(network, preprocess, monkeypatch):
     made = []
 
