@@ -5,8 +5,8 @@ BIN := $(VENV)/bin
 export PYTHONPATH := code
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long families lint eval-vit eval-rn train-vit train-rn bench thumbnails images notebooks \
-	check-notebooks check-readme lab evaluate check-evaluation report clean
+.PHONY: help demo test test-long families lint eval-vit eval-rn train-vit train-rn bench thumbnails images \
+	notebooks check-notebooks check-readme lab evaluate check-evaluation report clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 24

@@ -93,6 +93,15 @@ def test_many_targets_take_no_more_runs_than_one(case, method):
     assert runs(20) == runs(1)
 
 
+@pytest.mark.parametrize("name", ["ViT-L-14-CLIPA", "timm, two tokens"])
+@pytest.mark.parametrize("method", METHODS)
+def test_parts_of_averages_are_put_together_in_order(case, method):
+    targets = torch.cat([case.targets] * 7)
+    found = relevance_maps(case.model, case.images, targets, method)
+    each = relevance_maps(case.model, case.images, case.targets, method)
+    assert_close(list(found), list(torch.cat([each] * 7, 1)))
+
+
 @every_attending_family
 def test_block_maps_are_the_mean_attention_of_what_is_read(case):
     with attention_by_hand() as attention:

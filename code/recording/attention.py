@@ -116,7 +116,8 @@ class Attentions(TorchFunctionMode):
         elif function in CONVOLUTIONS:
             self.convolves |= args[1].shape[-2:].numel() > 1
         elif function in SOFTMAXES and result.ndim > 2 and is_square(result):
-            self.by_hand = max(self.by_hand, len(result))
+            images = len(result) if result.ndim > 3 else 1  # or each head of each
+            self.by_hand = max(self.by_hand, images)
         return result
 
 

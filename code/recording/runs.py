@@ -30,8 +30,6 @@ BY_HAND = (
     "fused kernel: model.set_attn_implementation('sdpa') in transformers, and, before timm makes a "
     "model, timm.layers.set_fused_attn(True)"
 )
-
-
 IN_WINDOWS = (
     "this model attends within windows of an image: no token reads them all, so there is no map; "
     "explain one whose tokens all attend to each other, or a convolutional one"
@@ -199,7 +197,7 @@ class Run:
         """Raise ValueError unless the attention of all blocks was seen."""
         self.grid = self.attentions.grid
         if self.attentions.by_hand:
-            raise ValueError(BY_HAND if self.attentions.by_hand == self.count else IN_WINDOWS)
+            raise ValueError(IN_WINDOWS if self.attentions.by_hand > self.count else BY_HAND)
         if not self.layers:
             raise NoAttention("this model does not attend, or with a kernel of its own")
         if len(self.layers) == 1 and self.layers[0].member is None:

@@ -60,15 +60,14 @@ class Passed:
         self.mixes = False
 
     def keep(self, module: nn.Module, _inputs: tuple, output: object) -> None:
-        if isinstance(output, tuple) and output:
-            output = output[0]
-        if not isinstance(output, Tensor):
+        first = output[0] if isinstance(output, tuple) and output else output
+        if not isinstance(first, Tensor):
             return
-        if output.ndim == 4 and output.shape[-2:].numel() > 1:
+        if first is output and output.ndim == 4 and output.shape[-2:].numel() > 1:
             self.last, self.cells, self.mixes = module, output.shape, False
             if isinstance(module, nn.Conv2d):
                 self.convolved = self.cells
-        elif output.ndim == 3 and module in self.members:
+        elif first.ndim == 3 and module in self.members:
             self.mixes = True
 
     def is_laid_out_otherwise(self) -> bool:
