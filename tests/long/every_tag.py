@@ -25,7 +25,10 @@ import torch  # noqa: E402
 from torch import nn  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
+from checkpoints.claims import open_clips  # noqa: E402
 from checkpoints.configuration import VOCABULARY  # noqa: E402
+from checkpoints.errors import AnotherNetwork  # noqa: E402
+from checkpoints.json_files import Section  # noqa: E402
 from families import architecture  # noqa: E402
 from files import whole_file  # noqa: E402
 from recording.encoders import encoder_of  # noqa: E402
@@ -33,8 +36,6 @@ from saliency import relevance_maps  # noqa: E402
 
 TABLE = ROOT / "results" / "families.csv"
 COLUMNS = ("architecture", "tag", "our network", "as it is", "why not")
-CLASSIC_VISION = {"image_size", "layers", "width", "patch_size", "head_width", "mlp_ratio"}
-CLASSIC_TEXT = {"context_length", "vocab_size", "width", "heads", "layers"}
 SIDE = 112
 SHALLOW_TRUNKS = (  # of timm; which of them an architecture takes is tried
     {"depth": 2, "img_size": SIDE},
@@ -46,14 +47,11 @@ SHALLOW_TRUNKS = (  # of timm; which of them an architecture takes is tried
 
 def is_classic(name: str) -> bool:
     """Whether the architecture is in the layout that our network reads."""
-    config = open_clip.get_model_config(name)
-    vision, text = config["vision_cfg"], config["text_cfg"]
-    return (
-        not config.get("custom_text")
-        and vision.keys() <= CLASSIC_VISION
-        and text.keys() <= CLASSIC_TEXT
-        and text["vocab_size"] == VOCABULARY
-    )
+    config = Section({"model_cfg": open_clip.get_model_config(name)}, name)
+    try:
+        return open_clips(config).shape["vocab_size"] == VOCABULARY
+    except AnotherNetwork:
+        return False
 
 
 def shallow(name: str) -> nn.Module:
