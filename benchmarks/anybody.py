@@ -46,7 +46,7 @@ MODELS = {
 }
 
 
-def measure(name: str, batch: int, rounds: int) -> list[dict]:
+def measure(name: str, batch: int, seconds: float) -> list[dict]:
     """A row for each number of targets."""
     encoder = MODELS[name]()
     encoder.model.eval()
@@ -60,17 +60,17 @@ def measure(name: str, batch: int, rounds: int) -> list[dict]:
             encoder.encode(images)
 
     calls = [forward, *(partial(relevance_maps, encoder, images, some) for some in targets)]
-    seconds = torch.tensor(take_turns(calls, rounds, 0, "cpu"))
-    forwards = (seconds[:, 1:] / seconds[:, :1]).median(0).values.tolist()
+    times = torch.tensor(take_turns(calls, 2, seconds, "cpu"))
+    forwards = (times[:, 1:] / times[:, :1]).median(0).values.tolist()
     return [
         {
             "model": name,
             "pooling": encoder.pooling,
             "images": batch,
             "targets": count,
-            "forward, ms": round(1000 * seconds[:, 0].median().item(), 1),
+            "forward, ms": round(1000 * times[:, 0].median().item(), 1),
             "forwards": round(value, 2),
-            "rounds": len(seconds),
+            "rounds": len(times),
         }
         for count, value in zip(TARGETS, forwards, strict=True)
     ]
@@ -80,13 +80,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Speed of models that are not ours")
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--seconds", type=float, default=40, help="a model, and two rounds")
     parser.add_argument("--output", type=Path)
     args = parser.parse_args(arguments)
     print(f"on {machine('cpu')}, {torch.get_num_threads()} threads, torch {torch.__version__}")
-    rows = [row for name in args.models for row in measure(name, args.batch, args.rounds)]
-    for row in rows:
-        print(row)
+    rows = []
+    for name in args.models:
+        rows += measure(name, args.batch, args.seconds)
+        print(*rows[-len(TARGETS) :], sep="\n", flush=True)
     if args.output:
         save(rows, args.output)
 

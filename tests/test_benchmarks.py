@@ -137,7 +137,7 @@ def test_models_that_are_not_ours_are_timed_in_forwards_of_their_own(tmp_path, m
     encoder = anybody.Encoder(network, lambda images: network(images).mean(1), size=(32, 32))
     monkeypatch.setitem(anybody.MODELS, "small", lambda: encoder)
     place = tmp_path / "anybody.csv"
-    arguments = ["--models", "small", "--batch", "2", "--rounds", "2", "--output", str(place)]
+    arguments = ["--models", "small", "--batch", "2", "--seconds", "0", "--output", str(place)]
     anybody.main(arguments)
     found = rows(place)
     assert [row["targets"] for row in found] == ["1", "9", "100"]
