@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from checks import require_finite
 from clip_ import tokenize
+from recording.encoders import Encoder
+from words import text_encoder
 
 # What each is called and what evokes it, in the words of everyday captions: these make an ensemble.
 EMOTIONS: dict[str, tuple[str, ...]] = {
@@ -29,7 +31,7 @@ TEMPLATES = ("{}", "a picture of {}", "a photo of {}", "a drawing of {}")
 
 @torch.no_grad()
 def emotion_features(
-    model: nn.Module,
+    model: nn.Module | Encoder,
     source: str | Path | Mapping[str, Sequence[str]] | None = None,
     templates: Sequence[str] = TEMPLATES,
     *,
@@ -37,7 +39,7 @@ def emotion_features(
 ) -> dict[str, Float[Tensor, " feature"]]:
     """Unit features of each emotion: the mean of those of its phrases in all templates.
 
-    model: a CLIP.
+    model: a CLIP, or an `Encoder` of texts.
     source: phrases for each emotion, by default EMOTIONS; or a JSON file of features for each
         emotion, `{"amusement": [0.1, ...], ...}`, made with the same CLIP. It may say with which:
         `"model": "ViT-B-32"`.
@@ -46,20 +48,20 @@ def emotion_features(
     Raises ValueError if the file holds anything else, features that are all zero, NaN or infinite,
     or if it was made for another width or for a model of another name.
     """
-    device = model.text_projection.device
+    encode, weight = text_encoder(model, tokenize)
     if isinstance(source, str | Path):
-        found = read_features(Path(source), model.text_projection.shape[1], name)
-        return {emotion: features.to(device) for emotion, features in found.items()}
+        found = read_features(Path(source), encode(["a face"]).shape[1], name)
+        return {emotion: features.to(weight.device) for emotion, features in found.items()}
     found = {}
     for emotion, phrases in (source or EMOTIONS).items():
         texts = [template.format(phrase) for phrase in phrases for template in templates]
-        features = F.normalize(model.encode_text(tokenize(texts).to(device)).float(), dim=-1)
+        features = F.normalize(encode(texts).float(), dim=-1)
         found[emotion] = F.normalize(features.mean(0), dim=-1)
     return found
 
 
 def features_of_each(
-    models: Mapping[str, nn.Module], folder: str | Path | None = None
+    models: Mapping[str, nn.Module | Encoder], folder: str | Path | None = None
 ) -> dict[str, dict[str, Float[Tensor, " feature"]]]:
     """The features of ArtEmis' nine emotions, in its order, for each of several CLIPs by name.
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from cams import CAMS
 from checkpoints.errors import AnotherNetwork
 from checkpoints.hubs import HUB, OPEN_CLIP, package
-from clip_ import load, tokenize
+from clip_ import DEFAULT_DEVICE, load, tokenize
 from image_utils import open_image
 from model import CLIP
 from objective import LOGIT_SCALE, target_directions
@@ -65,7 +65,7 @@ class Explainer:
     def pictures(self, images: Images) -> Float[Tensor, "image feature"]:
         """Unit features of pictures."""
         self.encoder.require_images(images)
-        return target_directions(self.encoder.encode(images.to(self.device)).float())
+        return target_directions(self.encoder.encode(self.encoder.placed(images)).float())
 
     def scores(self, images: Images, targets: Targets) -> Float[Tensor, "image target"]:
         """100 times the cosine of every image with its targets."""
@@ -111,12 +111,13 @@ def of_hub(name: str) -> tuple[nn.Module, Encoder]:
         open_clip = package("open_clip", "open_clip_torch", name)
         kind, tag = name.removeprefix(OPEN_CLIP).rsplit("/", 1)
         model, preprocess = open_clip.create_model_from_pretrained(kind, pretrained=tag)
-        return model, from_open_clip(model.eval(), preprocess, open_clip.get_tokenizer(kind))
+        model = model.to(DEFAULT_DEVICE).eval()
+        return model, from_open_clip(model, preprocess, open_clip.get_tokenizer(kind))
     transformers = package("transformers", "transformers", name)
     repository = name.removeprefix(HUB)
-    model = transformers.AutoModel.from_pretrained(repository)
+    model = transformers.AutoModel.from_pretrained(repository).to(DEFAULT_DEVICE).eval()
     processor = transformers.AutoProcessor.from_pretrained(repository)
-    return model, from_transformers(model.eval(), processor)
+    return model, from_transformers(model, processor)
 
 
 def require_whole(encoder: Encoder, name: str) -> None:

@@ -24,6 +24,80 @@ def explain(model, images: Tensor | None = None, method: str | None = None) -> T
     return relevance_maps(model, images, torch.ones(1, 64), method)
 
 
+# What stands elsewhere than blocks, pools and patches usually do
+
+
+class Patched(nn.Module):
+    """Patches of 16 pixels, `before` and `behind` them tokens of its own, through some blocks."""
+
+    def __init__(self, before: int = 0, behind: int = 0):
+        super().__init__()
+        self.patches = nn.Conv2d(3, 64, 16, 16)
+        self.before = nn.Parameter(torch.randn(1, before, 64))
+        self.behind = nn.Parameter(torch.randn(1, behind, 64))
+        layers = [nn.TransformerEncoderLayer(64, 2, 64, batch_first=True) for _ in range(3)]
+        self.layers = nn.ModuleList(layers)
+        self.eval()
+
+    def embed(self, images: Tensor) -> Tensor:
+        own = [token.expand(len(images), -1, -1) for token in (self.before, self.behind)]
+        return torch.cat([own[0], self.patches(images).flatten(2).mT, own[1]], 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.embed(images)
+        for layer in self.layers:
+            x = layer(x)
+        return x[:, 0]
+
+
+class OneApart(Patched):
+    """The last block is not in the list of the others."""
+
+    def __init__(self):
+        super().__init__(before=1)
+        self.last = self.layers[-1]
+        self.layers = self.layers[:-1]
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.embed(images)
+        for layer in self.layers:
+            x = layer(x)
+        return self.last(x)[:, 0]
+
+
+class Resampled(Patched):
+    """Queries of its own read the patches before the blocks."""
+
+    def __init__(self):
+        super().__init__(before=4)
+        self.pool = nn.MultiheadAttention(64, 2, batch_first=True)
+
+    def embed(self, images: Tensor) -> Tensor:
+        x = super().embed(images)
+        return self.pool(x[:, :4], x, x)[0]
+
+
+def test_a_block_apart_from_the_others_may_be_a_pool():
+    torch.manual_seed(0)
+    with pytest.raises(ValueError, match="attention 2 of this model is outside of the list"):
+        explain(from_module(OneApart()))
+
+
+def test_blocks_behind_a_pool():
+    torch.manual_seed(0)
+    with pytest.raises(ValueError, match="attention behind an attention pool"):
+        explain(from_module(Resampled()))
+
+
+def test_tokens_behind_the_patches_are_not_taken_for_patches():
+    torch.manual_seed(0)
+    with pytest.raises(ValueError, match=r"the last 16 of 19 tokens are not the patches"):
+        explain(from_module(Patched(before=1, behind=2)))
+    with pytest.raises(ValueError, match=r"the last 16 of 19 tokens are not the patches"):
+        explain(from_module(Patched(before=1, behind=2)), method="all grads")
+    assert explain(from_module(Patched(before=3))).shape == (2, 1, 4, 4)
+
+
 # Attention that is not seen
 
 

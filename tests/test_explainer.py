@@ -1,5 +1,6 @@
 """What notebooks and figures ask of a model is right, or refused."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 
 from clip_ import make_preprocess, tokenize
 from embedded.scenes import draw_scene
+from emotions import emotion_features
 from evaluation.scene_sets import as_batch, concept_phrases
 from evaluation.study import Study
 from explainer import Explainer
@@ -128,6 +130,18 @@ def test_overlays_of_the_original_take_a_model_that_is_not_ours(theirs, network)
     shown = vit_perword_relevance(image, "a red horse", network, tokenize, "cpu", "red")[0]
     again = vit_perword_relevance(image, "a red horse", theirs.encoder, None, "cpu", "red")[0]
     assert (shown == again).all()
+
+
+def test_emotions_of_an_encoder(theirs, network, tmp_path):
+    phrases = {"fear": ["a storm"], "awe": ["a mountain", "the sea"]}
+    found = emotion_features(theirs.encoder, phrases, ["{}"])
+    expected = [theirs.texts(texts).mean(0) for texts in phrases.values()]
+    for features, mean in zip(found.values(), expected, strict=True):
+        torch.testing.assert_close(features, mean / mean.norm())
+    path = tmp_path / "theirs.json"
+    path.write_text(json.dumps({name: features.tolist() for name, features in found.items()}))
+    for name, features in emotion_features(network, path).items():
+        torch.testing.assert_close(features, found[name])
 
 
 def test_an_encoder_must_read_texts_and_pictures_and_have_a_name(network, preprocess):

@@ -137,6 +137,8 @@ def test_targets_that_an_encoder_makes_of_texts_are_those_of_the_model():
         found = from_transformers(model, processor).encode_texts(["a", "b"])
         assert torch.equal(found, expected)
         assert processor.options["padding"] == padding
+        one = from_transformers(model, processor).encode_texts("a")  # not a list of letters
+        torch.testing.assert_close(one, found[:1])
 
 
 # All pretrained models of open_clip

@@ -16,7 +16,7 @@ from torch.nn.utils import parametrize
 from checks import is_plain
 from conftest import noise
 from methods import METHODS
-from model import ResidualAttentionBlock, VisionTransformer
+from model import CLIP, ResidualAttentionBlock, VisionTransformer
 from saliency import block_maps, relevance_maps
 from vit_oracles import ORACLES, cosine
 
@@ -249,6 +249,23 @@ def test_blocks_may_stand_in_another_transformer(visual, images, targets, method
     expected = relevance_maps(visual, images, targets, method)
     visual.transformer = nn.Sequential(*visual.transformer.resblocks)
     maps = relevance_maps(visual, images, targets, method)
+    torch.testing.assert_close(maps, expected, rtol=1e-9, atol=1e-15)
+
+
+class Adapted(CLIP):
+    """A CLIP with an adapter behind its image encoder."""
+
+    def encode_image(self, image: Tensor) -> Tensor:
+        return super().encode_image(image).roll(1, -1).tanh()
+
+
+@every_method
+def test_a_clip_that_encodes_images_in_its_own_way(clip, images, targets, method):
+    other = copy.deepcopy(clip)
+    give_class(other, Adapted)
+    maps = relevance_maps(other, images, targets, method)
+    other.visual.register_forward_hook(lambda m, i, output: output.roll(1, -1).tanh())
+    expected = relevance_maps(other.visual, images, targets, method)
     torch.testing.assert_close(maps, expected, rtol=1e-9, atol=1e-15)
 
 

@@ -54,11 +54,7 @@ def attention(model: nn.Module | Encoder, images: Tensor, targets: Tensor) -> Ma
     mean of its heads.
     """
     directions = targets[:1] if targets.ndim == 2 else targets[:, :1]
-    maps = block_maps(
-        model,
-        images,
-        directions,
-    )[-1]
+    maps = block_maps(model, images, directions, start_block=-1)[-1]
     return maps.expand(-1, targets.shape[-2], -1, -1)
 
 

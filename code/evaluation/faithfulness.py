@@ -96,13 +96,13 @@ def insertion_deletion(
             f"asked must hold a number from 0 to {len(features) - 1} for each of {len(images)} "
             f"images; got {asked.tolist()}"
         )
-    encode = encoder_of(model).encode
+    encoder = encoder_of(model)
     hidden = without_information(images, kind)
     rows = torch.arange(len(images), device=images.device)
 
     @torch.no_grad()
     def score(shown: Images) -> Float[Tensor, "image score"]:
-        encoded = torch.cat([encode(part) for part in shown.split(BATCH)])
+        encoded = torch.cat([encoder.encode(encoder.placed(part)) for part in shown.split(BATCH)])
         cosines = F.normalize(encoded.to(features), dim=-1) @ features.T
         shares = (LOGIT_SCALE * cosines).softmax(-1)
         return torch.stack([cosines[rows, asked], shares[rows, asked]], -1)

@@ -33,9 +33,6 @@ from recording.encoders import Encoder, Images
 
 Maps = Float[Tensor, "image target row column"]
 
-# Pairs of image and target where all tokens ask: for each there is a matrix, of one block a time.
-AVERAGES_AT_ONCE = 8
-
 
 @dataclass(frozen=True)
 class Method:
@@ -56,11 +53,8 @@ class Method:
         if not known and len(images) > 1:  # the first image tells what is read
             parts = [(images[part], directions[part]) for part in (slice(1), slice(1, None))]
             return torch.cat([self.explain(encoder, *part, start_block) for part in parts])
-        pairs = directions[..., 0].numel()
-        if self.record is record_matrices:
-            pairs = pairs_at_once(encoder, images)
-        elif encoder.pooling == "average":
-            pairs = AVERAGES_AT_ONCE
+        whole = self.record is record_matrices or encoder.pooling == "average"
+        pairs = pairs_at_once(encoder, images) if whole else directions[..., 0].numel()
         count = max(1, pairs // directions.shape[1])
         found = [
             [self.maps(encoder, some, few, start_block) for few in asked.split(pairs, 1)]

@@ -12,7 +12,7 @@ recorded by `shortcuts.py` where nothing was done to it; anybody's network, and 
 adapters or other modules, by `runs.py`.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from operator import index
 
@@ -25,7 +25,7 @@ from objective import objective_slopes
 from recording import shortcuts
 from recording.encoders import Encoder, Grid, Images
 from recording.gradients import gradients, one_by_one
-from recording.runs import Layer, Run, TooFewTokens, askers, require_graph
+from recording.runs import Layer, Run, TooFewTokens, askers, require_graph, tokens_of_pixels
 
 Pair = tuple[
     Float[Tensor, "image 1 head query token"], Float[Tensor, "image target head query token"]
@@ -35,6 +35,7 @@ Pair = tuple[
 # the system and is fetched anew, which takes longer than the arithmetic.
 MOST_BYTES = {"cpu": 2**24}
 MOST_ELSEWHERE = 2**30
+PAIRS_OF_OTHERS = 8  # whose heads and tokens are not known before they run
 MOST_PREFIX = 16  # tokens before the patches: CLS and registers
 
 
@@ -65,9 +66,7 @@ def record_readers(
     encoder: Encoder, images: Images, directions: Tensor, start_block: int
 ) -> Recording:
     if is_ours_as_written(encoder):
-        first = block_number(start_block, len(encoder.model.transformer.resblocks))
-        pairs = shortcuts.cls_queries(encoder.model, images, directions, first)
-        return of_cls(pairs, directions, encoder.model.grid(images))
+        return by_shortcut(shortcuts.cls_queries, encoder, images, directions, start_block)
     run = Run(encoder, images, whole=encoder.pooling == "average")
     features = run.read()
     first = block_number(start_block, len(run.layers))
@@ -105,9 +104,7 @@ def record_matrices(
     encoder: Encoder, images: Images, directions: Tensor, start_block: int
 ) -> Recording:
     if is_ours_as_written(encoder):
-        first = block_number(start_block, len(encoder.model.transformer.resblocks))
-        pairs = shortcuts.all_queries(encoder.model, images, directions, first)
-        return of_cls(pairs, directions, encoder.model.grid(images))
+        return by_shortcut(shortcuts.all_queries, encoder, images, directions, start_block)
     run = Run(encoder, images)
     features, attentions = run.graph()
     each = (askers(features, attention) for attention in reversed(attentions))
@@ -127,6 +124,18 @@ def record_matrices(
 
 def is_ours_as_written(encoder: Encoder) -> bool:
     return isinstance(encoder.model, VisionTransformer) and shortcuts.are_possible(encoder.model)
+
+
+def by_shortcut(
+    record: Callable[..., Iterator[tuple[Tensor, Tensor]]],
+    encoder: Encoder,
+    images: Images,
+    directions: Tensor,
+    start_block: int,
+) -> Recording:
+    visual = encoder.model
+    first = block_number(start_block, len(visual.transformer.resblocks))
+    return of_cls(record(visual, images, directions, first), directions, visual.grid(images))
 
 
 def of_cls(
@@ -215,6 +224,12 @@ def patches(encoder: Encoder, run: Run) -> tuple[Grid | list[Grid], int]:
             f"which of {tokens} tokens are patches cannot be told (of a grid {rows} x {columns}): "
             "give an Encoder with grid=(rows, columns)"
         )
+    certain = prefix == 0 or (prefix == 1 and encoder.pooling == "CLS")
+    if not certain and not tokens_of_pixels(encoder, run.images)[prefix:].all():
+        raise ValueError(
+            f"the last {rows * columns} of {tokens} tokens are not the patches: there are others "
+            "(registers, prompts) behind them, so that no map can be laid out"
+        )
     return (rows, columns), prefix
 
 
@@ -254,7 +269,7 @@ def pairs_at_once(encoder: Encoder, images: Images) -> int:
     """
     ours = [module for module in encoder.model.modules() if isinstance(module, Attention)]
     if not (ours and isinstance(encoder.model, VisionTransformer)):
-        return 1
+        return PAIRS_OF_OTHERS
     rows, columns = encoder.model.grid(images)
     pair = ours[0].heads * (rows * columns + 1) ** 2
     most = MOST_BYTES.get(images.device.type, MOST_ELSEWHERE)

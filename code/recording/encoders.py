@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from checks import require_finite, require_tensor, type_name
-from model import ModifiedResNet, VisionTransformer, patch_grid
+from model import CLIP, ModifiedResNet, VisionTransformer, patch_grid
 from preprocessing import OPENAI, Preprocessing, preprocessing_of
 
 Images = Float[Tensor, "image 3 height width"] | Mapping[str, Tensor]
@@ -107,7 +107,10 @@ def encoder_of(model: Any) -> Encoder:
     visual = getattr(bare, "visual", bare)
     visual = getattr(visual, "_orig_mod", visual)
     if isinstance(visual, VisionTransformer | ModifiedResNet):
-        return Encoder(visual, visual.__call__, pixels=preprocessing_of(visual))
+        encodes = getattr(bare, "encode_image", None)  # a subclass may have its own
+        own = isinstance(bare, CLIP) and getattr(encodes, "__func__", None) is not CLIP.encode_image
+        owner, encode = (bare, encodes) if own else (visual, visual.__call__)
+        return Encoder(owner, encode, pixels=preprocessing_of(visual))
     for library, encoder in FROM.items():
         if any(kind.__module__.split(".")[0] == library for kind in type(bare).__mro__):
             return encoder(bare)
@@ -167,7 +170,7 @@ def from_transformers(model: nn.Module, processor: Any = None) -> Encoder:
         tokenizer = processor.tokenizer
         longest = model.config.text_config.max_position_embeddings
         tokens = tokenizer(
-            list(texts),
+            [texts] if isinstance(texts, str) else list(texts),
             # SigLIP was trained with every text padded to the same length.
             padding="max_length" if "siglip" in model.config.model_type else True,
             truncation=True,

@@ -12,6 +12,7 @@ average  several tokens.
 """
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -129,16 +130,11 @@ class Run:
 
         def answer(attention: Attention) -> Heads:
             member = self.inside[-1] if self.inside else None
-            self.require_alike(attention)
             probabilities = attention.probabilities()
             if not probabilities.requires_grad:
                 probabilities.requires_grad_()
             found.append(probabilities)
-            layer = Layer(member, attention, probabilities[:, :, :1].detach())
-            if self.is_probe(layer):
-                self.take_probe(layer)
-            else:
-                self.layers.append(layer)
+            self.take(Layer(member, attention, probabilities[:, :, :1].detach()))
             return probabilities @ attention.value
 
         with torch.enable_grad():
@@ -146,33 +142,38 @@ class Run:
         self.require_readable()
         return features, found
 
-    def take_probe(self, layer: Layer) -> None:
-        if self.probe is not None:
-            raise ValueError("features that several attention pools make of another cannot be read")
-        self.probe = layer
-
     def read_attention(self, attention: Attention) -> Heads:
         member = self.inside[-1] if self.inside else None
-        layer = Layer(member, attention, attention.probabilities(1))
-        self.require_alike(attention)
-        if not self.is_probe(layer):
-            self.layers.append(layer)
+        self.take(Layer(member, attention, attention.probabilities(1)))
+        if self.probe is None:
             answer = attention.answer()
             if not self.whole:  # let go of what is not needed again
                 attention.query = attention.key = None
                 if len(self.layers) > 1:
                     self.layers[-2].attention.value = None
             return answer
-        self.take_probe(layer)
         torch.set_grad_enabled(True)
         self.leaf = attention.answer().detach().requires_grad_()
         return self.leaf.clone()
 
-    def is_probe(self, layer: Layer) -> bool:
-        """Whether its queries are not the tokens: it does not stand where the others do."""
+    def take(self, layer: Layer) -> None:
+        """Keep a layer: a probe if its queries are not the tokens, otherwise a block's.
+
+        Raises ValueError where that cannot be told, and for what is not read.
+        """
+        self.require_alike(layer.attention)
+        if self.probe is not None:
+            raise ValueError("attention behind an attention pool cannot be read")
         if layer.attention.query.shape[2] != layer.attention.tokens:
-            return True
-        return bool(self.layers) and self.list_of(layer) is not self.list_of(self.layers[0])
+            self.probe = layer
+        elif self.layers and self.list_of(layer) is not self.list_of(self.layers[0]):
+            raise ValueError(
+                "blocks that attend must be members of one list (nn.ModuleList or nn.Sequential), "
+                f"so that they can be told from a pool; attention {len(self.layers)} of this model "
+                "is outside of the list of the first"
+            )
+        else:
+            self.layers.append(layer)
 
     def list_of(self, layer: Layer) -> list[nn.Module] | None:
         return None if layer.member is None else self.siblings[layer.member]
@@ -289,3 +290,30 @@ def require_graph(features: Tensor) -> None:
     if not features.requires_grad:
         raise ValueError("the features do not depend on the attention: something detaches them")
     require_derivatives(features)
+
+
+class Enough(Exception):
+    """The first attention has been seen."""
+
+
+def tokens_of_pixels(
+    encoder: Encoder, images: Float[Tensor, "image 3 height width"]
+) -> Bool[Tensor, " token"]:
+    """Which tokens are made of pixels: at the first attention, their keys are others for other
+    images.
+    """
+    keys = []
+
+    def answer(attention: Attention) -> Heads:
+        keys.append(attention.key)
+        raise Enough
+
+    encode = follow(encoder.encode, twins(encoder.model))
+    one = images[:1]
+    noise = torch.randn(one.shape, generator=torch.Generator().manual_seed(0))
+    for picture in (one, one + noise.to(one)):
+        with suppress(Enough), torch.no_grad(), seen(answer):
+            encode(picture)
+    one, other = keys
+    far = (one - other).norm(dim=-1) / one.norm(dim=-1)
+    return (far > torch.finfo(far.dtype).eps ** 0.5).any(1)[0]
