@@ -14,7 +14,6 @@ from checkpoints.errors import AnotherNetwork
 from checkpoints.hubs import HUB, OPEN_CLIP, package
 from clip_ import DEFAULT_DEVICE, load, tokenize
 from image_utils import open_image
-from model import CLIP
 from objective import LOGIT_SCALE, target_directions
 from recording.encoders import Encoder, from_open_clip, from_transformers
 from saliency import methods, normalise_maps, relevance_maps, resize_maps
@@ -36,12 +35,8 @@ class Explainer:
         if isinstance(model, Encoder):
             require_whole(model, name)
             self.network, self.encoder = model.model, model
-            self.model = self.visual = model
         else:
             self.network, self.encoder = loaded(model)
-            ours = isinstance(self.network, CLIP)
-            self.model = self.network if ours else self.encoder
-            self.visual = self.network.visual if ours else self.encoder
         self.name = name or shown_name(model)
         self.side = side_of(self.encoder.example())
         table = methods(self.encoder)

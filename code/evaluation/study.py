@@ -71,19 +71,21 @@ class Study:
         """Every method of the model and every baseline, (images, targets) -> maps of any size; of
         another image encoder of the same kind, if one is given.
         """
-        visual = visual or self.explainer.visual
+        visual = visual or self.explainer.encoder
         named = {name: partial(relevance_maps, method=name) for name in self.explainer.methods}
         return {name: partial(one, visual) for name, one in (named | baselines(visual)).items()}
 
     def variants(self) -> dict[str, Callable]:
         """The variants of `last grad`, if that is chosen, as `methods`."""
-        visual = self.explainer.visual
+        visual = self.explainer.encoder
         found = VARIANTS if self.takes_last_grad_apart() else ()
         return {name: partial(variant_maps, visual, variant=name) for name in found}
 
     def takes_last_grad_apart(self) -> bool:
         """Whether that is to be measured: of a ViT of ours."""
-        return "last grad" in self.chosen and isinstance(self.explainer.visual, VisionTransformer)
+        return "last grad" in self.chosen and isinstance(
+            self.explainer.encoder.model, VisionTransformer
+        )
 
     def draws_anew(self) -> bool:
         """Whether the parts of the network are known, which `sanity` draws anew."""
@@ -150,7 +152,7 @@ class Study:
             row = {"picture": numbers}
             for kind in ("blur", "mean"):
                 areas = insertion_deletion(
-                    self.explainer.model, images, maps, self.features, concepts, kind
+                    self.explainer.encoder, images, maps, self.features, concepts, kind
                 )
                 row |= {f"{key}, {kind}": values.cpu() for key, values in areas.items()}
             rows.append(row)
@@ -164,7 +166,7 @@ class Study:
         for batch in pictures(None):
             images, targets = self.asked(batch)
             row, first = {}, {}
-            for part, visual in cascade(self.explainer.visual):
+            for part, visual in cascade(self.explainer.encoder):
                 for name, explain in self.methods(visual).items():
                     if name not in FEWER:
                         maps = explain(images, targets[:, :1])[:, 0]
@@ -181,9 +183,9 @@ class Study:
         rows = []
         for numbers, batch in numbered(pictures()):
             images, targets = self.asked(batch)
-            put = shares(self.explainer.visual, images, targets).cpu()
+            put = shares(self.explainer.encoder, images, targets).cpu()
             total = put.sum((0, 1, -2, -1)).clamp(min=1e-30)
-            agrees = agreement(self.explainer.visual, images, targets).cpu()
+            agrees = agreement(self.explainer.encoder, images, targets).cpu()
             row = about(numbers, batch)
             for block in range(len(put)):
                 row[f"agreement, block {block}"] = agrees[block]
@@ -236,7 +238,7 @@ class Study:
                 if name not in FEWER:
                     for sign in ("", ", negative"):
                         maps = relevance_maps(
-                            self.explainer.visual, images, targets, name, negative=bool(sign)
+                            self.explainer.encoder, images, targets, name, negative=bool(sign)
                         )
                         row[name + sign] = maps.sum((-2, -1)).cpu()
             rows.append(row)

@@ -65,7 +65,7 @@ def by_size(columns: Columns) -> dict[str, Bool[np.ndarray, " object"]]:
 
 def tasks(study: Study, kind: str) -> Iterator[tuple[dict, Columns]]:
     """Of each method that was measured: the columns that tell which it is, and its samples."""
-    known = baselines(study.explainer.visual)
+    known = baselines(study.explainer.encoder)
     for name in study.chosen:
         about = {"model": study.explainer.name, "method": name}
         about["kind"] = "baseline" if name in known else "method"
@@ -112,7 +112,7 @@ def sanity(study: Study) -> Rows:
     if not study.draws_anew():
         return []
     samples = study.on_file("sanity")
-    order = ["nothing", *(name for name, _ in parts(study.explainer.visual))]
+    order = ["nothing", *(name for name, _ in parts(study.explainer.encoder.model))]
     about = {"model": study.explainer.name}
     return [
         about
