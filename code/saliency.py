@@ -17,13 +17,15 @@ from torch import Tensor, nn
 from cams import CAMS, BaseCAM
 from checks import require_differentiable, require_finite, type_name, undisturbed
 from maps import normalise_maps, resize_maps
-from methods import METHODS, Maps, Method, on_grid
+from methods import METHODS, Maps, Method, explaining, on_grid
 from model import ModifiedResNet, VisionTransformer
 from objective import for_each_image, target_directions
-from recording import forget_attention, record_matrices
+from recording import forget_attention, pooling_of, record_matrices
 from recording.encoders import Encoder, Images, encoder_of
-from recording.runs import NoAttention, image_count
-from recording.stages import Encoded, attends, last_stage
+from recording.runs import NoAttention, OtherPooling, image_count
+from recording.stages import Encoded, last_stage
+
+READ_FROM = {"CLS": "CLS", "probe": "an attention pool", "average": "an average of tokens"}
 
 __all__ = [
     "block_maps",
@@ -99,13 +101,19 @@ def direction_maps(
         chosen = METHODS[method or next(iter(METHODS))]
         try:
             return attention_maps(encoder, images, directions, chosen, start_block, sign * scale)
+        except OtherPooling:
+            raise ValueError(
+                f"{method} does not explain a model whose features are read from "
+                f"{READ_FROM[encoder.pooling]}: the methods for it are "
+                f"{', '.join(explaining(encoder.pooling))}"
+            ) from None
         except NoAttention as error:
             if method is not None:
                 raise ValueError(f"{error}: the methods for it are {', '.join(CAMS)}") from error
-    elif METHODS in tables and attends_to(encoder, images):
+    elif METHODS in tables and (pooling := found_pooling(encoder, images)):
         raise ValueError(
             f"{method} is for convolutional networks, and this model attends: the methods for it "
-            f"are {', '.join(METHODS)}"
+            f"are {', '.join(explaining(pooling))}"
         )
     if start_block:
         raise ValueError("start_block is for ViTs: a ResNet has no attention blocks")
@@ -198,13 +206,14 @@ def methods(model: nn.Module | Encoder) -> dict:
     encoder = encoder_of(model)
     tables = tables_of(encoder)
     if len(tables) > 1:
-        return METHODS if attends_to(encoder, encoder.example()) else CAMS
+        pooling = found_pooling(encoder, encoder.example())
+        return explaining(pooling) if pooling else CAMS
     return tables[0]
 
 
-def attends_to(encoder: Encoder, images: Images) -> bool:
+def found_pooling(encoder: Encoder, images: Images) -> str | None:
     with undisturbed(encoder.weight.device):
-        return attends(encoder, encoder.placed(images))
+        return pooling_of(encoder, encoder.placed(images))
 
 
 def tables_of(encoder: Encoder) -> list[dict]:

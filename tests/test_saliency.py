@@ -93,7 +93,7 @@ def test_last_grad_is_its_closed_form(visual, on_grid, targets, blocks, grid, ne
     for i in range(2):
         for k in range(3):
             gradient = blocks[i][k][-1][1][:, 0]  # that of the CLS row, [head, token]
-            rows = [(gradient * attention[:, 0]).relu().mean(0) for attention, _ in blocks[i][k]]
+            rows = [(gradient * one.attention[:, 0]).relu().mean(0) for one in blocks[i][k]]
             expected, weight = torch.zeros_like(rows[0]), 1
             for row in reversed(rows):
                 expected = expected + weight * row

@@ -18,7 +18,7 @@ from conftest import noise
 from methods import METHODS
 from model import ResidualAttentionBlock, VisionTransformer
 from saliency import block_maps, relevance_maps
-from vit_oracles import ORACLES, cosine
+from vit_oracles import OF_PAIRS, cosine
 
 every_method = pytest.mark.parametrize("method", METHODS)
 PLACES = {
@@ -179,7 +179,7 @@ def test_maps_are_those_of_the_model_as_it_runs(visual, images, targets, before,
         if "on the way back" not in change or method == "all grads":
             assert not torch.allclose(maps, before[method], rtol=1e-3, atol=0)
         for i, k in itertools.product(range(2), range(3)):
-            expected = ORACLES[method](blocks[i][k])[1:].reshape(4, 4)
+            expected = OF_PAIRS[method](blocks[i][k])[1:].reshape(4, 4)
             torch.testing.assert_close(maps[i, k], expected, rtol=1e-8, atol=1e-14)
 
 
@@ -203,7 +203,7 @@ def test_a_hook_on_all_modules_counts_too(visual, images, targets, method):
         blocks = recorded_blocks(visual, images[0], targets[0])
     finally:
         handle.remove()
-    expected = ORACLES[method](blocks)[1:].reshape(4, 4)
+    expected = OF_PAIRS[method](blocks)[1:].reshape(4, 4)
     torch.testing.assert_close(maps[0, 0], expected, rtol=1e-8, atol=1e-14)
     assert not torch.allclose(maps, before, rtol=1e-3)
 
@@ -235,7 +235,7 @@ def test_block_maps_are_those_of_the_model_as_it_runs(visual, images, targets, g
 def test_a_last_block_that_is_switched_off_has_no_gradient(visual, images, targets):
     off = visual.transformer.resblocks[3].register_forward_hook(lambda m, inputs, output: inputs[0])
     blocks = recorded_blocks(visual, images[0], targets[0])
-    expected = ORACLES["all grads"](blocks)[1:].reshape(4, 4)
+    expected = OF_PAIRS["all grads"](blocks)[1:].reshape(4, 4)
     maps = relevance_maps(visual, images, targets, "all grads")
     torch.testing.assert_close(maps[0, 0], expected, rtol=1e-8, atol=1e-14)
     for method in ("last grad", "gradcam"):
@@ -377,7 +377,7 @@ def test_a_model_may_have_lost_its_last_blocks(visual, images, targets, method):
     visual.transformer.resblocks = visual.transformer.resblocks[:3]
     maps = relevance_maps(visual, images, targets, method, start_block=-3)
     blocks = recorded_blocks(visual, images[0], targets[0])
-    expected = ORACLES[method](blocks)[1:].reshape(4, 4)
+    expected = OF_PAIRS[method](blocks)[1:].reshape(4, 4)
     torch.testing.assert_close(maps[0, 0], expected, rtol=1e-8, atol=1e-14)
 
 

@@ -22,6 +22,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from methods.attention_gradients import Relevance, all_grads, gradcam, last_grad
+from methods.streams import direct, direct_signed, path
 from recording import (
     Recording,
     is_ours_as_written,
@@ -30,14 +31,24 @@ from recording import (
     record_readers,
 )
 from recording.encoders import Encoder, Images
+from recording.runs import OtherPooling
+from recording.streams import record_direct, record_path
 
 Maps = Float[Tensor, "image target row column"]
 
 
+POOLINGS = ("CLS", "probe", "average")
+
+
 @dataclass(frozen=True)
 class Method:
+    """What a method records of a network, what it makes of that, and what the features of networks
+    that it explains may be read from.
+    """
+
     relevance: Callable[[Recording], Relevance]
     record: Callable[..., Recording]
+    poolings: tuple[str, ...] = POOLINGS
 
     def explain(
         self, encoder: Encoder, images: Images, directions: Tensor, start_block: int
@@ -63,6 +74,8 @@ class Method:
         return torch.cat([torch.cat(row, 1) for row in found])
 
     def maps(self, encoder: Encoder, images: Images, directions: Tensor, start_block: int) -> Maps:
+        if encoder.pooling not in (None, *self.poolings):
+            raise OtherPooling
         recording = self.record(encoder, images, directions, start_block)
         return on_grid(self.relevance(recording), recording)
 
@@ -82,4 +95,12 @@ METHODS = {
     "last grad": Method(last_grad, record_readers),
     "all grads": Method(all_grads, record_matrices),
     "gradcam": Method(gradcam, record_readers),
+    "direct": Method(direct, record_direct, ("CLS", "probe")),
+    "direct signed": Method(direct_signed, record_direct, ("CLS", "probe")),
+    "path": Method(path, record_path, ("CLS", "probe")),
 }
+
+
+def explaining(pooling: str) -> dict[str, Method]:
+    """The methods for networks whose features are read from CLS, a probe, or an average."""
+    return {name: method for name, method in METHODS.items() if pooling in method.poolings}

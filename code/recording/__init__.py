@@ -12,12 +12,12 @@ recorded by `shortcuts.py` where nothing was done to it; anybody's network, and 
 adapters or other modules, by `runs.py`.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import index
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from model import Attention, ResidualAttentionBlock, VisionTransformer
@@ -25,7 +25,8 @@ from objective import objective_slopes
 from recording import shortcuts
 from recording.encoders import Encoder, Grid, Images
 from recording.gradients import gradients, one_by_one
-from recording.runs import Layer, Run, TooFewTokens, askers, require_graph
+from recording.runs import Layer, NoAttention, Run, TooFewTokens, askers, require_graph
+from recording.shortcuts import at_attention
 
 Pair = tuple[
     Float[Tensor, "image 1 head query token"], Float[Tensor, "image target head query token"]
@@ -69,36 +70,50 @@ def record_readers(
         pairs = shortcuts.cls_queries(encoder.model, images, directions, first)
         return of_cls(pairs, directions, encoder.model.grid(images))
     run = Run(encoder, images, whole=encoder.pooling == "average")
-    features = run.read()
+    encoder.pooling, features, asks = pooled(run)
     first = block_number(start_block, len(run.layers))
-    if run.probe:
+    layer = run.probe or run.layers[-1]
+    if encoder.pooling == "CLS":
+        gradient = last_gradient(encoder, run, layer, features, directions)[:, :, :, :1]
+        pairs = ((layer.rows, gradient) for layer in run.layers[first:][::-1])
+        return of_cls(pairs, directions, *patches(encoder, run))
+    if encoder.pooling == "probe":
         require_all_blocks(first)
-        encoder.pooling, asks = "probe", askers(features, run.leaf)
-        gradient = last_gradient(encoder, run, run.probe, features, directions)[:, :, :, asks]
-        attention = run.probe.attention.probabilities()[:, :, asks]
+        gradient = last_gradient(encoder, run, layer, features, directions)[:, :, :, asks]
+        attention = layer.attention.probabilities()[:, :, asks]
         weights = even(asks, directions)[asks]
         return recording(encoder, run, iter([(attention, gradient)]), weights)
-    features = features_of_cls(run, features)
-    asks = None
-    if features is None:
-        features = run.tail(None)
-        asks = askers(features, run.leaf)
-        if not asks.any():
-            raise ValueError("the features do not depend on the attention of the last block")
-        if asks[0] and not asks[1:].any():
-            asks = None
-        elif not run.whole:
-            encoder.pooling = "average"
-            return record_readers(encoder, images, directions, start_block)
-    gradient = last_gradient(encoder, run, run.layers[-1], features, directions)
-    layers = run.layers[first:][::-1]
-    if asks is None:
-        encoder.pooling = "CLS"
-        pairs = ((layer.rows, gradient[:, :, :, :1]) for layer in layers)
-        return of_cls(pairs, directions, *patches(encoder, run))
-    pairs = ((layer.attention.probabilities(), gradient) for layer in layers)
+    if not run.whole:
+        return record_readers(encoder, images, directions, start_block)
+    gradient = last_gradient(encoder, run, layer, features, directions)
+    pairs = ((layer.attention.probabilities(), gradient) for layer in run.layers[first:][::-1])
     weights = even(asks, directions)
     return recording(encoder, run, pairs, weights, weights)
+
+
+def pooled(run: Run) -> tuple[str, Float[Tensor, "image feature"], Bool[Tensor, " query"]]:
+    """What the features are read from; the features with their graph, from `run.leaf` on; and which
+    queries of the last attention, or of the probe's, they depend on.
+    """
+    features = run.read()
+    if run.probe:
+        return "probe", features, askers(features, run.leaf)
+    again = features_of_cls(run, features)
+    if again is not None:
+        return "CLS", again, askers(again, run.leaf)
+    again = run.tail(None)
+    asks = askers(again, run.leaf)
+    if not asks.any():
+        raise ValueError("the features do not depend on the attention of the last block")
+    return "CLS" if asks[0] and not asks[1:].any() else "average", again, asks
+
+
+def pooling_of(encoder: Encoder, images: Images) -> str | None:
+    """What the features are read from: "CLS", "probe", "average", or None if nothing attends."""
+    try:
+        return pooled(Run(encoder, images))[0]
+    except NoAttention:
+        return None
 
 
 def record_matrices(
@@ -165,22 +180,33 @@ def features_of_cls(run: Run, features: Tensor) -> Float[Tensor, "image feature"
         again = run.tail(1)
     except TooFewTokens:
         return None
-    far = (again.detach() - features).norm(dim=-1) / features.norm(dim=-1)
-    return again if (far < torch.finfo(far.dtype).eps ** 0.5).all() else None
+    return again if are_same(again.detach(), features) else None
+
+
+def are_same(found: Float[Tensor, "image feature"], features: Tensor) -> bool:
+    """But for rounding."""
+    far = (found - features).norm(dim=-1) / features.norm(dim=-1)
+    return bool((far < torch.finfo(far.dtype).eps ** 0.5).all())
 
 
 def last_gradient(
     encoder: Encoder, run: Run, layer: Layer, features: Tensor, directions: Tensor
 ) -> Float[Tensor, "image target head query token"]:
-    """The gradient at the attention of the last layer: mixed = attention @ value, written out
-    because autograd would copy the value for every target.
-    """
+    """The gradient at the attention of the last layer."""
     require_graph(features)
     slopes = objective_slopes(features.detach(), directions)
-    hooks = any(m._backward_hooks or m._backward_pre_hooks for m in encoder.model.modules())
-    each = one_by_one if hooks else gradients
-    (slopes,) = each(features, (run.leaf,), slopes)
-    return torch.einsum("kbhqd,bhtd->bkhqt", slopes, layer.attention.value.detach())
+    (slopes,) = gradients_of(encoder)(features, (run.leaf,), slopes)
+    return at_attention(slopes, layer.attention.value.detach())
+
+
+def gradients_of(encoder: Encoder) -> Callable[..., Sequence[Tensor]]:
+    """How they are found: hooks on the way back want one target at a time."""
+    modules = encoder.model.modules()
+    return (
+        one_by_one
+        if any(m._backward_hooks or m._backward_pre_hooks for m in modules)
+        else gradients
+    )
 
 
 def patches(encoder: Encoder, run: Run) -> tuple[Grid | list[Grid], int]:

@@ -11,7 +11,7 @@ probe    an attention behind the blocks, whose queries are not the tokens (SigLI
 average  several tokens.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -42,6 +42,10 @@ class NoAttention(ValueError):
     """The network does not attend: it is a convolutional one."""
 
 
+class OtherPooling(ValueError):
+    """The features of a network are not read from where a method needs them to be."""
+
+
 class TooFewTokens(Exception):
     """A network does not run on from the first token alone."""
 
@@ -62,6 +66,10 @@ class Call:
     arguments: tuple
     named: dict[str, Any]
     returned: int | None  # the length of a tuple
+
+    @property
+    def stream(self) -> Tensor:
+        return first_of(self.arguments, self.named)
 
 
 class Run:
@@ -162,13 +170,17 @@ class Run:
             answer = attention.answer()
             if not self.whole:  # let go of what is not needed again
                 attention.query = attention.key = None
-                if len(self.layers) > 1:
-                    self.layers[-2].attention.value = None
+                self.forget_values()
             return answer
         self.take_probe(layer)
         torch.set_grad_enabled(True)
         self.leaf = attention.answer().detach().requires_grad_()
         return self.leaf.clone()
+
+    def forget_values(self) -> None:
+        """Only those of the last layer are needed again."""
+        if len(self.layers) > 1:
+            self.layers[-2].attention.value = None
 
     def is_probe(self, layer: Layer) -> bool:
         """Whether its queries are not the tokens: it does not stand where the others do."""
@@ -235,22 +247,22 @@ class Run:
 
     def passed(self, block: nn.Module, _forward, arguments: tuple, named: dict) -> Any:
         """An earlier block, which need not run again."""
-        stream = arguments[0] if arguments else next(iter(named.values()))
+        stream = first_of(arguments, named)
         length = self.calls[block].returned
         return stream if length is None else (stream, *(None,) * (length - 1))
 
     def again(self, block: nn.Module, queries: int | None, forward, _arguments, _named) -> Any:
         call = self.calls[block]
-        given, named = list(call.arguments), dict(call.named)
-        key = 0 if given else next(iter(named))
-        place = given if given else named
-        stream, tokens = place[key], self.layers[0].rows.shape[-1]
-        if queries is not None:
-            if stream.ndim != 3:
-                raise TooFewTokens
-            axis = 1 if stream.shape[1] == tokens else 0
-            place[key] = stream.narrow(axis, 0, queries)
-        return forward(*given, **named)
+        return forward_on(self.cut(call.stream, queries), call, forward)
+
+    def cut(self, stream: Tensor, queries: int | None) -> Tensor:
+        """The first tokens of a stream, or (None) all."""
+        if queries is None:
+            return stream
+        if stream.ndim != 3:
+            raise TooFewTokens
+        tokens = self.layers[0].rows.shape[-1]
+        return stream.narrow(1 if stream.shape[1] == tokens else 0, 0, queries)
 
     def answer_again(self, answers: Heads | None, attention: Attention) -> Heads:
         self.seen_again += 1
@@ -261,6 +273,17 @@ class Run:
             answers = attention.answer()
         self.leaf = answers.detach().requires_grad_()
         return self.leaf.clone()
+
+
+def first_of(arguments: tuple, named: dict[str, Any]) -> Any:
+    return arguments[0] if arguments else next(iter(named.values()))
+
+
+def forward_on(stream: Tensor, call: Call, forward: Callable[..., Any]) -> Any:
+    """What `forward` returns for a stream, and otherwise what it was called with before."""
+    if call.arguments:
+        return forward(stream, *call.arguments[1:], **call.named)
+    return forward(**call.named | {next(iter(call.named)): stream})
 
 
 def tuple_length(output: Any) -> int | None:

@@ -6,6 +6,9 @@ only CLS asks.
                 blocks x heads x tokens.
 `all_queries`   every block with its own gradient: forward with whole matrices, and back block by
                 block. Memory grows with blocks x heads x tokens².
+`written`       as `cls_queries`, each block with the gradient at its own row where what its heads
+                write to CLS goes straight to the end. No way back through any block.
+`written_on`    the same, but what they write is carried on along CLS, through its MLPs.
 
 Each takes images, unit `directions [image, target, feature]` to explain and the first block to
 record, and yields pairs (A_l, G_l) as `methods/` describes, last block first.
@@ -78,6 +81,72 @@ def all_queries(
         yield attention.detach(), gradient.transpose(0, 1)
 
 
+@torch.no_grad()
+def written(
+    visual: VisionTransformer, images: Tensor, directions: Tensor, first: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    read, _, cls = read_by_cls(visual, images, first)
+    with torch.enable_grad():
+        cls.requires_grad_()
+        features = visual.project(cls[:, 0])
+    (slope,) = gradients(features, (cls,), objective_slopes(features.detach(), directions))
+    blocks = list(visual.transformer.resblocks)[first:]
+    for block, (row, value) in zip(reversed(blocks), reversed(read), strict=True):
+        asked = (slope @ block.attn.out_proj.weight).unflatten(-1, (value.shape[1], -1))
+        yield row, at_attention(asked.transpose(2, 3), value)
+
+
+@torch.no_grad()
+def written_on(
+    visual: VisionTransformer, images: Tensor, directions: Tensor, first: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    read, cls, _ = read_by_cls(visual, images, first)
+    mixed = [row @ value for row, value in read]
+    with torch.enable_grad():
+        for block, answer in zip(visual.transformer.resblocks[first:], mixed, strict=True):
+            cls = block.finish(cls, answer.requires_grad_())
+        features = visual.project(cls[:, 0])
+    slopes = gradients(features, mixed, objective_slopes(features.detach(), directions))
+    for slope, (row, value) in zip(reversed(slopes), reversed(read), strict=True):
+        yield row, at_attention(slope, value)
+
+
+def read_by_cls(
+    visual: VisionTransformer, images: Tensor, first: int
+) -> tuple[list[tuple[Tensor, Tensor]], Tensor, Tensor]:
+    """Of each block from `first` on, the row of CLS [image, head, 1, token] and all values [image,
+    head, token, depth]; and CLS before the first of them and after the last, [image, 1, width].
+    """
+    blocks = visual.transformer.resblocks
+    read, x = [], visual.embed(images)
+    for index, block in enumerate(blocks):
+        if index == first:
+            start = x[:, :1]
+        if index < len(blocks) - 1:
+            q, k, v = block.attn.queries_keys_values(block.ln_1(x))
+            row = block.attn.probabilities(q[:, :, :1], k)
+            mixed = F.scaled_dot_product_attention(q, k, v)
+        else:
+            q, k, v = block.attn.cls_query_keys_values(block.ln_1(x))
+            row = block.attn.probabilities(q, k)
+            x, mixed = x[:, :1], row @ v
+        if index >= first:
+            read.append((row, v.contiguous()))  # a copy: v alone would keep q and k in memory
+        x = block.finish(x, mixed)
+    return read, start, x
+
+
+def at_attention(
+    slopes: Float[Tensor, "target image head query depth"],
+    value: Float[Tensor, "image head token depth"],
+) -> Float[Tensor, "image target head query token"]:
+    """The gradient at the attention, of that at its answer.
+
+    mixed = attention @ value, written out because autograd would copy the value for every target.
+    """
+    return torch.einsum("kbhqd,bhtd->bkhqt", slopes, value)
+
+
 def last_block(
     visual: VisionTransformer,
     block: ResidualAttentionBlock,
@@ -100,6 +169,4 @@ def last_block(
     slopes = objective_slopes(features.detach(), directions)
     wanted = (mixed, x) if x.requires_grad else (mixed,)
     slopes, *rest = gradients(features, wanted, slopes)
-    # mixed = row @ v, written out because autograd would copy v for every target.
-    gradient = torch.einsum("kbhqd,bhtd->bkhqt", slopes, v.detach())
-    return row.detach(), gradient, rest
+    return row.detach(), at_attention(slopes, v.detach()), rest
