@@ -99,6 +99,10 @@ def direction_maps(
     encoder.require_images(images)
     if METHODS in tables and (method is None or method in METHODS):
         chosen = METHODS[method or next(iter(METHODS))]
+        if not chosen.of_targets and (negative or scale != 1):
+            raise ValueError(
+                f"{method} is the same for all targets, so negative and scale mean nothing to it"
+            )
         try:
             return attention_maps(encoder, images, directions, chosen, start_block, sign * scale)
         except OtherPooling:

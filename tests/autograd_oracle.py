@@ -3,7 +3,7 @@
 Attention is written out in the place of the fused kernel, so that autograd can differentiate at it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest.mock import patch
@@ -44,6 +44,9 @@ class Case:
         if isinstance(self.images, Tensor):
             return self.images[0]
         return {name: tensor[:1] for name, tensor in self.images.items()}
+
+    def given(self) -> tuple:
+        return self.model, self.encoder.encode, self.images, self.targets
 
     def first_block(self) -> nn.Module:
         """Of the image tower."""
@@ -135,12 +138,19 @@ def by_definition(
     return asks @ product(each)
 
 
-def by_what_cls_reads(case: Case, method: str, start_block: int = 0) -> Tensor:
+def by_what_cls_reads(
+    model: nn.Module,
+    encode: Callable[[Any], Tensor],
+    images: Any,
+    targets: Tensor,
+    method: str,
+    start_block: int = 0,
+) -> Tensor:
     """Relevance [image, target, token]: of each token what its value, in the answer to CLS, does to
     the objective, through all that follows but attention, and for `direct` but MLPs.
     """
     answers = []
-    mlps = [module for name, module in case.model.named_modules() if name.endswith("mlp")]
+    mlps = [module for name, module in model.named_modules() if name.endswith("mlp")]
     assert mlps
     with ExitStack() as stack:
         if method != "path":
@@ -148,11 +158,12 @@ def by_what_cls_reads(case: Case, method: str, start_block: int = 0) -> Tensor:
                 hook = mlp.register_forward_hook(lambda *call: call[-1].detach())
                 stack.enter_context(hook)
         attention = stack.enter_context(attention_by_hand(answers))
-        features = case.encoder.encode(case.images)
+        features = encode(images)
     relevance = []
-    for target in case.targets.to(features):
+    for target in targets.to(features):
         score = F.cosine_similarity(features, target[None]).sum()
-        slopes = torch.autograd.grad(score, [answer for answer, _ in answers], retain_graph=True)
+        wanted = [answer for answer, _ in answers]
+        slopes = torch.autograd.grad(score, wanted, retain_graph=True, materialize_grads=True)
         each = [
             row[:, :, 0].detach() * (value @ slope[:, :, 0, :, None]).squeeze(-1)
             for row, slope, (_, value) in zip(attention, slopes, answers, strict=True)
@@ -171,7 +182,7 @@ def shares(family: Family, queries: int) -> Tensor:
 def expected_maps(case: Case, method: str) -> list[Tensor]:
     encoder, family = case.encoder, case.family
     if method in ("direct", "direct signed", "path") and family.pooling == "CLS":
-        found = by_what_cls_reads(case, method)
+        found = by_what_cls_reads(*case.given(), method)
         return on_grids(found, grids(family, len(found)))
     with attention_by_hand() as attention:
         features = encoder.encode(case.images)

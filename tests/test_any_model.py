@@ -75,7 +75,7 @@ def test_maps_are_what_the_definition_says(case, method):
 @pytest.mark.parametrize("method", ["direct", "direct signed", "path"])
 @pytest.mark.parametrize("start_block", [1, 2])
 def test_what_cls_reads_from_a_block_on(case, method, start_block):
-    relevance = by_what_cls_reads(case, method, start_block)
+    relevance = by_what_cls_reads(*case.given(), method, start_block)
     expected = on_grids(relevance, grids(case.family, len(relevance)))
     assert_close(case.maps(method, start_block=start_block), expected)
 

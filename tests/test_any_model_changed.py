@@ -189,7 +189,7 @@ def test_a_model_in_training_stays_so_and_is_explained_as_if_it_were_not(family,
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
 def test_nothing_is_left_behind(case, method, mode):
     with left_as_it_was(case.model), mode():
-        case.maps(method, negative=True)
+        case.maps(method, negative=METHODS[method].of_targets)
 
 
 @every_library

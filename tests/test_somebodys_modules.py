@@ -13,12 +13,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+import vit_oracles
+from autograd_oracle import by_what_cls_reads
 from checks import is_plain
 from conftest import noise
 from methods import METHODS
 from model import ResidualAttentionBlock, VisionTransformer
 from saliency import block_maps, relevance_maps
-from vit_oracles import OF_PAIRS, cosine
+from vit_oracles import OF_PAIRS, cosine, oracle_map
 
 every_method = pytest.mark.parametrize("method", METHODS)
 PLACES = {
@@ -174,13 +176,42 @@ def test_maps_are_those_of_the_model_as_it_runs(visual, images, targets, before,
     other = changed(visual, change)
     assert not is_plain(other)
     blocks = [[recorded_blocks(other, image, target) for target in targets] for image in images]
-    for method in METHODS:
+    for method in OF_PAIRS:
         maps = relevance_maps(other, images, targets, method)
         if "on the way back" not in change or method == "all grads":
             assert not torch.allclose(maps, before[method], rtol=1e-3, atol=0)
         for i, k in itertools.product(range(2), range(3)):
             expected = OF_PAIRS[method](blocks[i][k])[1:].reshape(4, 4)
             torch.testing.assert_close(maps[i, k], expected, rtol=1e-8, atol=1e-14)
+
+
+# Blocks that do more to the stream than to add to it.
+NOT_ADDING = [
+    "hook on the first block",
+    "pre-hook on the last block",
+    "a block of another class",
+    "a wrapped block",
+    "forward of the first block",
+    "forward of the last block",
+    "a block switched off",
+]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("method", ["direct", "direct signed", "path"])
+def test_what_cls_reads_is_that_of_the_model_as_it_runs(
+    visual, images, targets, monkeypatch, method, change
+):
+    other = changed(visual, change)
+    if method != "path" and change in NOT_ADDING:
+        with pytest.raises(ValueError, match="direct needs blocks that add to the stream"):
+            relevance_maps(other, images, targets, method)
+        return
+    monkeypatch.setattr("model.is_recording", lambda _: False)  # blocks call the fused kernel
+    expected = by_what_cls_reads(other, other, images, targets, method)
+    maps = relevance_maps(other, images, targets, method)
+    expected = expected[..., 1:].unflatten(-1, (4, 4))
+    torch.testing.assert_close(maps, expected, rtol=1e-8, atol=1e-14)
 
 
 @every_method
@@ -203,21 +234,25 @@ def test_a_hook_on_all_modules_counts_too(visual, images, targets, method):
         blocks = recorded_blocks(visual, images[0], targets[0])
     finally:
         handle.remove()
-    expected = OF_PAIRS[method](blocks)[1:].reshape(4, 4)
-    torch.testing.assert_close(maps[0, 0], expected, rtol=1e-8, atol=1e-14)
+    if method in OF_PAIRS:
+        expected = OF_PAIRS[method](blocks)[1:].reshape(4, 4)
+        torch.testing.assert_close(maps[0, 0], expected, rtol=1e-8, atol=1e-14)
     assert not torch.allclose(maps, before, rtol=1e-3)
 
 
 @every_method
 @pytest.mark.parametrize("start_block", [1, -1])
 def test_hooks_that_only_look_change_nothing(visual, images, targets, method, start_block):
+    negative = METHODS[method].of_targets
     expected = relevance_maps(
-        visual, images, targets, method, negative=True, start_block=start_block
+        visual, images, targets, method, negative=negative, start_block=start_block
     )
     shapes = []
     for place in PLACES.values():
         place(visual).register_forward_hook(lambda m, i, output: shapes.append(output.shape))
-    maps = relevance_maps(visual, images, targets, method, negative=True, start_block=start_block)
+    maps = relevance_maps(
+        visual, images, targets, method, negative=negative, start_block=start_block
+    )
     torch.testing.assert_close(maps, expected, rtol=1e-9, atol=1e-15)
     assert len(shapes) >= len(PLACES)
 
@@ -376,8 +411,8 @@ def test_what_torch_compile_returns_is_explained_as_its_module(visual, images, t
 def test_a_model_may_have_lost_its_last_blocks(visual, images, targets, method):
     visual.transformer.resblocks = visual.transformer.resblocks[:3]
     maps = relevance_maps(visual, images, targets, method, start_block=-3)
-    blocks = recorded_blocks(visual, images[0], targets[0])
-    expected = OF_PAIRS[method](blocks)[1:].reshape(4, 4)
+    blocks = vit_oracles.recorded_blocks(visual, images[0], cosine(targets[0]))
+    expected = oracle_map(method, blocks, (4, 4))
     torch.testing.assert_close(maps[0, 0], expected, rtol=1e-8, atol=1e-14)
 
 

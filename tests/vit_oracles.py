@@ -15,6 +15,9 @@ class Block(NamedTuple):
     gradient: Tensor  # of the objective at it
     written: Tensor  # [head, token]: V W g, g the gradient at CLS after the last block
     carried: Tensor  # the same, g carried back along CLS to behind this block's attention
+    stream: Tensor  # [token, width], what the block reads
+    module: nn.Module
+    score: Callable[[Tensor], Tensor]  # the objective, asked of the end of a stream [token, width]
 
 
 Pairs = list[tuple[Tensor, Tensor]]  # attention and gradient
@@ -50,7 +53,8 @@ def recorded_blocks(
         behind = cls + block.mlp(block.ln_2(cls))
         (carried,) = torch.autograd.grad(behind, cls, carried)
         read = [values @ heads @ g for g in (slope, carried)]
-        blocks.append(Block(*pair, *(one.detach() for one in read)))
+        read = [one.detach() for one in read]
+        blocks.append(Block(*pair, *read, stream, block, lambda z: objective(visual.project(z))))
     return blocks[::-1]
 
 
@@ -97,8 +101,97 @@ def path(blocks: list[Block]) -> Tensor:
     return sum((block.attention[:, 0] * block.carried).relu().mean(0) for block in blocks)
 
 
+def grad_eclip(blocks: list[Block]) -> Tensor:
+    """Zhao et al., ICML 2024, with all heads of the model side by side."""
+    query, key, _ = projected(blocks[-1])
+    return loosened(query[0], key, blocks[-1].gradient[:, 0].sum(0))
+
+
+def grad_eclip_one_head(blocks: list[Block]) -> Tensor:
+    """The last block attends with one head, and q and k are compared behind the projection out."""
+    *_, block = blocks
+    out = block.module.attn.out_proj
+    query, key, value = projected(block)
+    answer = ((query[0] @ key.T / query.shape[-1] ** 0.5).softmax(-1) @ value).detach()
+    cls = block.stream[0] + out(answer.requires_grad_())
+    score = block.score((cls + block.module.mlp(block.module.ln_2(cls)))[None])
+    (slope,) = torch.autograd.grad(score, answer)
+    return loosened(out(query[0]), out(key), value @ slope)
+
+
+def loosened(query: Tensor, key: Tensor, relevance: Tensor) -> Tensor:
+    """CLS has no part in the scale, and its own value is not compared."""
+    similar = F.cosine_similarity(query[None], key)
+    low, high = similar[1:].min(), similar[1:].max()
+    return (relevance * (similar - low) / (high - low)).relu().detach()
+
+
+def projected(block: Block) -> tuple[Tensor, ...]:
+    """Queries, keys and values [token, width], heads side by side."""
+    attention, x = block.module.attn, block.module.ln_1(block.stream)
+    return (x @ attention.in_proj_weight.T + attention.in_proj_bias).chunk(3, -1)
+
+
+def legrad(blocks: list[Block]) -> Tensor:
+    """Bousselham et al., ICCV 2025: each block's own score, of the mean of its tokens."""
+    relevance = 0
+    for block in blocks:
+        values, heads = values_and_projections(block.module, block.stream)
+        attention = block.attention.detach().requires_grad_()
+        x = block.stream + (attention @ values @ heads).sum(0) + block.module.attn.out_proj.bias
+        x = x + block.module.mlp(block.module.ln_2(x))
+        (gradient,) = torch.autograd.grad(block.score(x.mean(0, keepdim=True)), attention)
+        relevance = relevance + gradient.relu().mean((0, 1)) / len(blocks)
+    return relevance
+
+
+def maskclip(blocks: list[Block]) -> Tensor:
+    *_, block = blocks
+    values, heads = values_and_projections(block.module, block.stream)
+    x = block.stream + (values @ heads).sum(0) + block.module.attn.out_proj.bias
+    return each_token(block, x + block.module.mlp(block.module.ln_2(x)))
+
+
+def surgery(blocks: list[Block]) -> Tensor:
+    """Of networks of up to six blocks."""
+    x = blocks[0].stream
+    for block in blocks:
+        values, heads = values_and_projections(block.module, block.stream)
+        similar = values @ values.transpose(1, 2) / values.shape[-1] ** 0.5
+        x = x + (similar.softmax(-1) @ values @ heads).sum(0) + block.module.attn.out_proj.bias
+    return each_token(blocks[0], x)
+
+
+def each_token(block: Block, x: Tensor) -> Tensor:
+    return torch.stack([block.score(token[None]) for token in x]).detach()
+
+
+def rollout(blocks: list[Block]) -> Tensor:
+    tokens = blocks[0].attention.shape[-1]
+    identity = torch.eye(tokens, dtype=blocks[0].attention.dtype)
+    relevance = identity
+    for block in blocks:
+        relevance = (block.attention.detach().mean(0) + identity) / 2 @ relevance
+    return relevance[0]
+
+
+def attention(blocks: list[Block]) -> Tensor:
+    return blocks[-1].attention.detach()[:, 0].mean(0)
+
+
 OF_PAIRS = {"gradcam": gradcam, "all grads": all_grads, "last grad": last_grad}
-ORACLES = OF_PAIRS | {"direct": direct, "direct signed": direct_signed, "path": path}
+ORACLES = OF_PAIRS | {
+    "direct": direct,
+    "direct signed": direct_signed,
+    "path": path,
+    "Grad-ECLIP": grad_eclip,
+    "Grad-ECLIP, one head": grad_eclip_one_head,
+    "LeGrad": legrad,
+    "MaskCLIP": maskclip,
+    "CLIP Surgery": surgery,
+    "rollout": rollout,
+    "attention": attention,
+}
 
 
 def oracle_map(method: str, blocks: list[Block], grid: tuple[int, int]) -> Tensor:

@@ -29,7 +29,7 @@ from recording.runs import Layer, NoAttention, Run, TooFewTokens, askers, requir
 from recording.shortcuts import at_attention
 
 Pair = tuple[
-    Float[Tensor, "image 1 head query token"], Float[Tensor, "image target head query token"]
+    Float[Tensor, "image 1 head query token"], Float[Tensor, "image target head query token"] | None
 ]
 
 # Bytes that the matrices of one block may take. On a CPU, a tensor of more than 32 MiB goes back to
@@ -43,7 +43,8 @@ MOST_PREFIX = 16  # tokens before the patches: CLS and registers
 class Recording:
     """What was read of a network, as methods want it.
 
-    pairs: of each layer, last first, its attention A_l and a gradient G_l, in float32 at least.
+    pairs: of each layer, last first, its attention A_l and a gradient G_l, in float32 at least; no
+        gradient where a method asks for none.
     asks: how much of the features is read from each query of the first pair.
     start: how much is read from each token itself; zero where a pool of other queries reads.
     grid: rows and columns of the patches; of each image, where they differ.
@@ -59,7 +60,9 @@ class Recording:
     def __iter__(self) -> Iterator[Pair]:
         for attention, gradient in self.pairs:
             dtype = torch.promote_types(attention.dtype, torch.float32)
-            yield attention.unsqueeze(1).to(dtype), gradient.to(dtype)
+            if gradient is not None:
+                gradient = gradient.to(dtype)
+            yield attention.unsqueeze(1).to(dtype), gradient
 
 
 def record_readers(

@@ -168,19 +168,17 @@ class Run:
         if not self.is_probe(layer):
             self.layers.append(layer)
             answer = attention.answer()
-            if not self.whole:  # let go of what is not needed again
-                attention.query = attention.key = None
-                self.forget_values()
+            if not self.whole and len(self.layers) > 1:
+                self.forget(self.layers[-2].attention)
             return answer
         self.take_probe(layer)
         torch.set_grad_enabled(True)
         self.leaf = attention.answer().detach().requires_grad_()
         return self.leaf.clone()
 
-    def forget_values(self) -> None:
-        """Only those of the last layer are needed again."""
-        if len(self.layers) > 1:
-            self.layers[-2].attention.value = None
+    def forget(self, attention: Attention) -> None:
+        """Of all layers but the last, nothing is needed again."""
+        attention.query = attention.key = attention.value = None
 
     def is_probe(self, layer: Layer) -> bool:
         """Whether its queries are not the tokens: it does not stand where the others do."""

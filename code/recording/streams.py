@@ -128,8 +128,8 @@ class Chain(Run):
     answered as before: only CLS has a gradient.
     """
 
-    def forget_values(self) -> None:
-        pass
+    def forget(self, attention: Attention) -> None:
+        attention.query = attention.key = None
 
     def keep(self, member: nn.Module, call: Call) -> None:
         self.calls[member] = call
