@@ -126,6 +126,8 @@ def by_definition(
     method: str, pooling: str, attention: list[Tensor], gradients: list[Tensor], asks: Tensor
 ) -> Tensor:
     """Relevance [image, token], as `asks`, the share of each reader, asks for it."""
+    if method in ("attention", "rollout"):
+        return of_attention(method, pooling, [one.detach().mean(1) for one in attention], asks)
     each = contexts(attention, gradients)
     if (method, pooling) == ("direct signed", "probe"):
         return asks @ (attention[-1].detach() * gradients[-1]).sum(1)
@@ -171,6 +173,16 @@ def by_what_cls_reads(
         signed = method == "direct signed"
         relevance.append(sum(one.sum(1) if signed else one.relu().mean(1) for one in each))
     return torch.stack(relevance, 1)
+
+
+def of_attention(method: str, pooling: str, matrices: Matrices, asks: Tensor) -> Tensor:
+    if method == "attention":
+        return asks @ matrices[-1]
+    *blocks, pool = matrices if pooling == "probe" else [*matrices, None]
+    mixed = torch.eye(blocks[0].shape[-1], dtype=asks.dtype)
+    for matrix in blocks:
+        mixed = (0.5 * matrix + 0.5 * torch.eye(matrix.shape[-1], dtype=asks.dtype)) @ mixed
+    return asks @ mixed if pool is None else (asks @ pool)[:, None] @ mixed
 
 
 def shares(family: Family, queries: int) -> Tensor:

@@ -204,7 +204,7 @@ def test_what_cls_reads_is_that_of_the_model_as_it_runs(
 ):
     other = changed(visual, change)
     if method != "path" and change in NOT_ADDING:
-        with pytest.raises(ValueError, match="direct needs blocks that add to the stream"):
+        with pytest.raises(ValueError, match="need blocks that add to the stream"):
             relevance_maps(other, images, targets, method)
         return
     monkeypatch.setattr("model.is_recording", lambda _: False)  # blocks call the fused kernel

@@ -56,6 +56,7 @@ class Method:
     """What a method records of a network, and what it makes of that.
 
     poolings: what the features of networks that it explains may be read from.
+    ours_alone: whether it is for our network, with nothing done to it.
     of_targets: whether maps differ from target to target.
     whole: whether memory grows with pairs of image and target, by whole matrices.
     """
@@ -63,6 +64,7 @@ class Method:
     relevance: Callable[[Recording | Dense], Relevance]
     record: Callable[..., Recording | Dense]
     poolings: tuple[str, ...] = POOLINGS
+    ours_alone: bool = False
     of_targets: bool = True
     whole: bool = False
 
@@ -121,7 +123,7 @@ METHODS = {
     "direct signed": Method(direct_signed, record_direct, ("CLS", "probe")),
     "path": Method(path, record_path, ("CLS", "probe")),
     "Grad-ECLIP": Method(grad_eclip, record_similarity, ("CLS",)),
-    "Grad-ECLIP, one head": Method(grad_eclip, record_one_head, ("CLS",)),
+    "Grad-ECLIP, one head": Method(grad_eclip, record_one_head, ("CLS",), ours_alone=True),
     "LeGrad": Method(legrad, record_own_scores, ("CLS",), whole=True),
     "MaskCLIP": Method(maskclip, record_values, ("CLS",)),
     "CLIP Surgery": Method(surgery, record_surgery, ("CLS",)),
@@ -131,5 +133,9 @@ METHODS = {
 
 
 def explaining(pooling: str) -> dict[str, Method]:
-    """The methods for networks whose features are read from CLS, a probe, or an average."""
-    return {name: method for name, method in METHODS.items() if pooling in method.poolings}
+    """The methods for networks of anybody whose features are read from CLS, a probe, an average."""
+    return {
+        name: method
+        for name, method in METHODS.items()
+        if pooling in method.poolings and not method.ours_alone
+    }

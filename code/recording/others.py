@@ -29,7 +29,8 @@ from recording import (
     shortcuts,
 )
 from recording.encoders import Encoder, Grid, Images
-from recording.runs import OtherPooling, Run
+from recording.runs import OtherPooling, Run, require_graph
+from recording.tokens import Tokens
 
 SURGERY = 6  # blocks, in the published code of CLIP Surgery
 
@@ -101,8 +102,8 @@ def record_one_head(
 def require_ours(encoder: Encoder) -> None:
     if not is_ours_as_written(encoder):
         raise ValueError(
-            "this method is for the ViTs of clip_.load, with nothing done to them: it changes how "
-            "they attend"
+            "Grad-ECLIP with one head is for the ViTs of clip_.load, with nothing done to them; "
+            "Grad-ECLIP takes any whose features are read from CLS"
         )
 
 
@@ -117,25 +118,53 @@ def similarity(
 def record_own_scores(
     encoder: Encoder, images: Images, directions: Tensor, start_block: int
 ) -> Recording:
-    require_ours(encoder)
-    first = block_number(start_block, len(encoder.model.transformer.resblocks))
-    pairs = shortcuts.own_scores(encoder.model, images, directions, first)
-    return of_cls(pairs, directions, encoder.model.grid(images))
+    if is_ours_as_written(encoder):
+        first = block_number(start_block, len(encoder.model.transformer.resblocks))
+        pairs = shortcuts.own_scores(encoder.model, images, directions, first)
+        return of_cls(pairs, directions, encoder.model.grid(images))
+    tokens, features = tokens_of(encoder, images)
+    require_graph(tokens.features_of_cls(features, len(tokens.layers) - 1))
+    encoder.pooling = "CLS"
+    first = block_number(start_block, len(tokens.layers))
+    return of_cls(
+        tokens.own_scores(encoder, directions, first), directions, *patches(encoder, tokens)
+    )
 
 
 def record_values(encoder: Encoder, images: Images, directions: Tensor, start_block: int) -> Dense:
-    require_ours(encoder)
-    block_number(start_block, len(encoder.model.transformer.resblocks))
-    features = shortcuts.value_features(encoder.model, images)
-    return Dense(features, directions, encoder.model.grid(images), 1)
+    if is_ours_as_written(encoder):
+        block_number(start_block, len(encoder.model.transformer.resblocks))
+        features = shortcuts.value_features(encoder.model, images)
+        return Dense(features, directions, encoder.model.grid(images), 1)
+    tokens, features = tokens_of(encoder, images)
+    block_number(start_block, len(tokens.layers))
+    dense = tokens.value_features(features)
+    encoder.pooling = "CLS"
+    return Dense(dense, directions, *patches(encoder, tokens))
 
 
 def record_surgery(
     encoder: Encoder, images: Images, directions: Tensor, start_block: int, blocks: int = SURGERY
 ) -> Dense:
     """`blocks`: how many of the last are changed, of those from `start_block` on."""
-    require_ours(encoder)
-    count = len(encoder.model.transformer.resblocks)
+    if is_ours_as_written(encoder):
+        count = len(encoder.model.transformer.resblocks)
+        first = max(block_number(start_block, count), count - blocks)
+        features = shortcuts.surgery_features(encoder.model, images, first)
+        return Dense(features, directions, encoder.model.grid(images), 1)
+    tokens, features = tokens_of(encoder, images)
+    count = len(tokens.layers)
     first = max(block_number(start_block, count), count - blocks)
-    features = shortcuts.surgery_features(encoder.model, images, first)
-    return Dense(features, directions, encoder.model.grid(images), 1)
+    dense = tokens.surgery_features(features, first)
+    encoder.pooling = "CLS"
+    return Dense(dense, directions, *patches(encoder, tokens))
+
+
+def tokens_of(encoder: Encoder, images: Images) -> tuple[Tokens, Float[Tensor, "image feature"]]:
+    """A run of anybody's network and its features; OtherPooling where a pool reads them."""
+    tokens = Tokens(encoder, images)
+    features = tokens.read()
+    encoder.pooling = "probe" if tokens.probe else "average"  # unless it is found to be CLS
+    if tokens.probe:
+        raise OtherPooling
+    return tokens, features

@@ -118,10 +118,12 @@ class Run:
             earlier.arguments, earlier.named = (), {}
         self.calls[member] = call
 
-    def encoded(self, answer: Answer) -> Float[Tensor, "image feature"]:
+    def encoded(self, answer: Answer, count: int | None = None) -> Float[Tensor, "image feature"]:
+        """`count`: of feature vectors, if not one an image."""
         with seen(answer) as self.attentions:
             features = self.encode(self.images)
-        if not isinstance(features, Tensor) or features.ndim != 2 or len(features) != self.count:
+        count = count or self.count
+        if not isinstance(features, Tensor) or features.ndim != 2 or len(features) != count:
             shape = list(features.shape) if isinstance(features, Tensor) else type_name(features)
             raise ValueError(f"an encoder must return features [image, feature]; got {shape}")
         return features
@@ -245,7 +247,10 @@ class Run:
 
     def passed(self, block: nn.Module, _forward, arguments: tuple, named: dict) -> Any:
         """An earlier block, which need not run again."""
-        stream = first_of(arguments, named)
+        return self.returned(block, first_of(arguments, named))
+
+    def returned(self, block: nn.Module, stream: Tensor) -> Any:
+        """A stream as the block would return it."""
         length = self.calls[block].returned
         return stream if length is None else (stream, *(None,) * (length - 1))
 
@@ -259,8 +264,15 @@ class Run:
             return stream
         if stream.ndim != 3:
             raise TooFewTokens
-        tokens = self.layers[0].rows.shape[-1]
-        return stream.narrow(1 if stream.shape[1] == tokens else 0, 0, queries)
+        return stream.narrow(self.axis(stream), 0, queries)
+
+    @property
+    def tokens(self) -> int:
+        return self.layers[0].rows.shape[-1]
+
+    def axis(self, stream: Tensor) -> int:
+        """Along which its tokens are."""
+        return 1 if stream.shape[1] == self.tokens else 0
 
     def answer_again(self, answers: Heads | None, attention: Attention) -> Heads:
         self.seen_again += 1

@@ -33,7 +33,15 @@ from recording import (
 )
 from recording.attention import Attention, Heads
 from recording.encoders import Encoder, Images
-from recording.runs import Call, OtherPooling, Run, TooFewTokens, forward_on, require_graph
+from recording.runs import (
+    Call,
+    OtherPooling,
+    Run,
+    TooFewTokens,
+    first_of,
+    forward_on,
+    require_graph,
+)
 from recording.shortcuts import at_attention
 
 
@@ -84,6 +92,16 @@ def record_cls(
     return of_cls(pairs, directions, *patches(encoder, chain))
 
 
+class NotAdding(ValueError):
+    """A block does more to the stream than to add to it."""
+
+    def __init__(self, block: int):
+        super().__init__(
+            "direct and CLIP Surgery need blocks that add to the stream what their attention reads "
+            f"and do nothing else to it; block {block} of this model is none: path takes it"
+        )
+
+
 class Link:
     """One block in a second run: its stream, and what is added to that.
 
@@ -113,10 +131,7 @@ class Link:
         not add to the stream alone.
         """
         if not (self.adds and self.added and depends(self.added[0], self.leaf)):
-            raise ValueError(
-                "direct needs blocks that add to the stream what their attention reads, and do "
-                f"nothing else to it; block {self.index} of this model is none: path takes it"
-            )
+            raise NotAdding(self.index)
         return self.added[0]
 
 
@@ -146,58 +161,61 @@ class Chain(Run):
             (slope,) = torch.autograd.grad(
                 again.sum(), end, retain_graph=True, materialize_grads=True
             )
-            axis = 1 if end.shape[1] == self.tokens else 0
-            if slope.narrow(axis, 1, self.tokens - 1).any():
+            if slope.narrow(self.axis(end), 1, self.tokens - 1).any():
                 raise OtherPooling from None
         if not are_same(again.detach(), features):
             raise OtherPooling
         return again
 
     @property
-    def tokens(self) -> int:
-        return self.layers[0].rows.shape[-1]
-
-    def run_again(self, first: int, queries: int | None) -> Tensor:
+    def blocks(self) -> list[nn.Module]:
         blocks = [layer.member for layer in self.layers]
         if None in blocks:
             raise ValueError(
                 "the blocks of this model are no list of modules, so they cannot run again"
             )
+        return blocks
+
+    def run_again(self, first: int, queries: int | None) -> Tensor:
         self.links: list[Link] = []
-        self.replaces = {block: partial(self.passed, block) for block in blocks[:first]}
-        for index in range(first, len(blocks)):
-            self.replaces[blocks[index]] = partial(self.link, blocks[index], index, queries)
+        self.replaces = {block: partial(self.passed, block) for block in self.blocks[:first]}
+        for index, block in enumerate(self.blocks[first:], first):
+            self.replaces[block] = partial(self.follow, index, queries)
         with torch.no_grad():
             try:
-                return self.encoded(partial(self.answer_link, queries))
+                return self.encoded(partial(self.answer_cls, queries))
             except (RuntimeError, ValueError, IndexError) as error:
                 if queries is None:
                     raise
                 raise TooFewTokens from error
 
-    def link(
+    def follow(
         self,
-        block: nn.Module,
         index: int,
         queries: int | None,
         forward: Callable[..., Any],
         arguments: tuple,
         named: dict,
     ) -> Any:
-        call, before = self.calls[block], self.links[-1] if self.links else None
-        given = Call(arguments, named, None).stream if before else self.cut(call.stream, queries)
-        if before and given is not before.end:
-            before.adds = False
-        link = Link(index, given)
+        """A block on the end of the one before; the first on its stream of the first run."""
+        if not self.links:
+            stream = self.cut(self.calls[self.blocks[index]].stream, queries)
+            return self.run_link(index, stream, forward)
+        stream, before = first_of(arguments, named), self.links[-1]
+        before.adds &= stream is before.end
+        return self.run_link(index, stream, forward)
+
+    def run_link(self, index: int, stream: Tensor, forward: Callable[..., Any]) -> Any:
+        link, call = Link(index, stream), self.calls[self.blocks[index]]
         self.links.append(link)
         self.attentions.added = link.note
-        output = forward_on(given, call, forward)
+        output = forward_on(stream, call, forward)
         self.attentions.added = None
         link.end = output if call.returned is None else output[0]
         link.adds = link.end is link.stream
         return output
 
-    def answer_link(self, queries: int | None, attention: Attention) -> Heads:
+    def answer_cls(self, queries: int | None, attention: Attention) -> Heads:
         link = self.links[-1]
         layer = self.layers[link.index]
         link.leaf = (layer.rows @ layer.attention.value).requires_grad_()
