@@ -194,6 +194,7 @@ NOT_ADDING = [
     "forward of the first block",
     "forward of the last block",
     "a block switched off",
+    "a gradient that is changed on the way back",
 ]
 
 
