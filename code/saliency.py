@@ -17,13 +17,15 @@ from torch import Tensor, nn
 from cams import CAMS, BaseCAM
 from checks import require_differentiable, require_finite, type_name, undisturbed
 from maps import normalise_maps, resize_maps
-from methods import METHODS, Maps, Method, on_grid
+from methods import METHODS, Maps, Method, explaining, on_grid
 from model import ModifiedResNet, VisionTransformer
 from objective import for_each_image, target_directions
-from recording import forget_attention, record_matrices
+from recording import forget_attention, pooling_of, record_matrices
 from recording.encoders import Encoder, Images, encoder_of
-from recording.runs import NoAttention, image_count
-from recording.stages import Encoded, attends, last_stage
+from recording.runs import NoAttention, OtherPooling, image_count
+from recording.stages import Encoded, last_stage
+
+READ_FROM = {"CLS": "CLS", "probe": "an attention pool", "average": "an average of tokens"}
 
 __all__ = [
     "block_maps",
@@ -97,15 +99,21 @@ def direction_maps(
     encoder.require_images(images)
     if METHODS in tables and (method is None or method in METHODS):
         chosen = METHODS[method or next(iter(METHODS))]
+        if not chosen.of_targets and (negative or scale != 1):
+            raise ValueError(
+                f"{method} is the same for all targets, so negative and scale mean nothing to it"
+            )
         try:
             return attention_maps(encoder, images, directions, chosen, start_block, sign * scale)
+        except OtherPooling:
+            raise ValueError(why_not(method, chosen, found_pooling(encoder, images))) from None
         except NoAttention as error:
             if method is not None:
                 raise ValueError(f"{error}: the methods for it are {', '.join(CAMS)}") from error
-    elif METHODS in tables and attends_to(encoder, images):
+    elif METHODS in tables and (pooling := found_pooling(encoder, images)):
         raise ValueError(
             f"{method} is for convolutional networks, and this model attends: the methods for it "
-            f"are {', '.join(METHODS)}"
+            f"are {', '.join(explaining(pooling))}"
         )
     if start_block:
         raise ValueError("start_block is for ViTs: a ResNet has no attention blocks")
@@ -128,6 +136,16 @@ def attention_maps(
         images, directions = prepared(encoder, images, directions, factor)
         maps = method.explain(encoder, images, directions, start_block)
     return finite(maps)
+
+
+def why_not(name: str, method: Method, pooling: str) -> str:
+    """Of a model whose features are not read from what the method reads."""
+    if pooling in method.poolings:
+        return f"{name} runs the blocks of a model once more, and these do not do the same twice"
+    return (
+        f"{name} does not explain a model whose features are read from {READ_FROM[pooling]}: "
+        f"the methods for it are {', '.join(explaining(pooling))}"
+    )
 
 
 def block_maps(
@@ -198,13 +216,14 @@ def methods(model: nn.Module | Encoder) -> dict:
     encoder = encoder_of(model)
     tables = tables_of(encoder)
     if len(tables) > 1:
-        return METHODS if attends_to(encoder, encoder.example()) else CAMS
+        pooling = found_pooling(encoder, encoder.example())
+        return explaining(pooling) if pooling else CAMS
     return tables[0]
 
 
-def attends_to(encoder: Encoder, images: Images) -> bool:
+def found_pooling(encoder: Encoder, images: Images) -> str | None:
     with undisturbed(encoder.weight.device):
-        return attends(encoder, encoder.placed(images))
+        return pooling_of(encoder, encoder.placed(images))
 
 
 def tables_of(encoder: Encoder) -> list[dict]:

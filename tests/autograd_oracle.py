@@ -3,8 +3,8 @@
 Attention is written out in the place of the fused kernel, so that autograd can differentiate at it.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest.mock import patch
 
@@ -45,6 +45,9 @@ class Case:
             return self.images[0]
         return {name: tensor[:1] for name, tensor in self.images.items()}
 
+    def given(self) -> tuple:
+        return self.model, self.encoder.encode, self.images, self.targets
+
     def first_block(self) -> nn.Module:
         """Of the image tower."""
         lists = [m for m in self.model.modules() if isinstance(m, nn.ModuleList | nn.Sequential)]
@@ -68,8 +71,11 @@ def assert_close(found: list[Tensor], expected: list[Tensor], error: float = EXA
 
 
 @contextmanager
-def attention_by_hand() -> Iterator[list[Tensor]]:
-    """Inside the block, the attention [image, head, query, token] of each call, in its graph."""
+def attention_by_hand(cut: list[Tensor] | None = None) -> Iterator[list[Tensor]]:
+    """Inside the block, the attention [image, head, query, token] of each call, in its graph.
+
+    With `cut`, no gradient goes through attention: its answers, with their values, are put there.
+    """
     found = []
 
     def attend(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None):
@@ -83,7 +89,11 @@ def attention_by_hand() -> Iterator[list[Tensor]]:
         if not attention.requires_grad:  # of a frozen model
             attention.requires_grad_()
         found.append(attention)
-        return attention @ value
+        if cut is None:
+            return attention @ value
+        answer = (attention @ value).detach().requires_grad_()
+        cut.append((answer, value.detach()))
+        return answer
 
     forward = nn.MultiheadAttention.forward
 
@@ -116,14 +126,63 @@ def by_definition(
     method: str, pooling: str, attention: list[Tensor], gradients: list[Tensor], asks: Tensor
 ) -> Tensor:
     """Relevance [image, token], as `asks`, the share of each reader, asks for it."""
+    if method in ("attention", "rollout"):
+        return of_attention(method, pooling, [one.detach().mean(1) for one in attention], asks)
     each = contexts(attention, gradients)
-    if method == "gradcam" or (method, pooling) == ("last grad", "probe"):
+    if (method, pooling) == ("direct signed", "probe"):
+        return asks @ (attention[-1].detach() * gradients[-1]).sum(1)
+    if method == "gradcam" or (pooling == "probe" and method in ("last grad", "direct", "path")):
         return asks @ each[-1]
     if pooling == "probe":  # reads what the blocks before it have mixed
         return (asks @ each[-1])[:, None] @ product(each[:-1])
     if method == "last grad":
         each = contexts(attention, [gradients[-1]] * len(attention))
     return asks @ product(each)
+
+
+def by_what_cls_reads(
+    model: nn.Module,
+    encode: Callable[[Any], Tensor],
+    images: Any,
+    targets: Tensor,
+    method: str,
+    start_block: int = 0,
+) -> Tensor:
+    """Relevance [image, target, token]: of each token what its value, in the answer to CLS, does to
+    the objective, through all that follows but attention, and for `direct` but MLPs.
+    """
+    answers = []
+    mlps = [module for name, module in model.named_modules() if name.endswith("mlp")]
+    assert mlps
+    with ExitStack() as stack:
+        if method != "path":
+            for mlp in mlps:
+                hook = mlp.register_forward_hook(lambda *call: call[-1].detach())
+                stack.enter_context(hook)
+        attention = stack.enter_context(attention_by_hand(answers))
+        features = encode(images)
+    relevance = []
+    for target in targets.to(features):
+        score = F.cosine_similarity(features, target[None]).sum()
+        wanted = [answer for answer, _ in answers]
+        slopes = torch.autograd.grad(score, wanted, retain_graph=True, materialize_grads=True)
+        each = [
+            row[:, :, 0].detach() * (value @ slope[:, :, 0, :, None]).squeeze(-1)
+            for row, slope, (_, value) in zip(attention, slopes, answers, strict=True)
+        ][start_block:]
+        signed = method == "direct signed"
+        relevance.append(sum(one.sum(1) if signed else one.relu().mean(1) for one in each))
+    return torch.stack(relevance, 1)
+
+
+def of_attention(method: str, pooling: str, matrices: Matrices, asks: Tensor) -> Tensor:
+    if method == "attention":
+        return asks @ matrices[-1]
+    *blocks, pool = matrices if pooling == "probe" else [*matrices, None]
+    mixed = torch.eye(blocks[0].shape[-1], dtype=asks.dtype)
+    for matrix in blocks:
+        mixed = (0.5 * matrix + 0.5 * torch.eye(matrix.shape[-1], dtype=asks.dtype)) @ mixed
+    return asks @ mixed if pool is None else (asks @ pool)[:, None] @ mixed
 
 
 def shares(family: Family, queries: int) -> Tensor:
@@ -134,6 +193,9 @@ def shares(family: Family, queries: int) -> Tensor:
 
 def expected_maps(case: Case, method: str) -> list[Tensor]:
     encoder, family = case.encoder, case.family
+    if method in ("direct", "direct signed", "path") and family.pooling == "CLS":
+        found = by_what_cls_reads(*case.given(), method)
+        return on_grids(found, grids(family, len(found)))
     with attention_by_hand() as attention:
         features = encoder.encode(case.images)
     asks = shares(family, attention[-1].shape[-2]).to(features)

@@ -14,6 +14,7 @@ from autograd_oracle import (
     Case,
     assert_close,
     attention_by_hand,
+    by_what_cls_reads,
     expected_maps,
     grad_cam,
     grids,
@@ -21,15 +22,19 @@ from autograd_oracle import (
     shares,
 )
 from families import FAMILIES, similar_to_a_text
-from methods import METHODS
+from methods import METHODS, explaining
 from model import build_model
 from pytorch_grad_cam import CAMS
 from recording.encoders import Encoder, encoder_of
 from saliency import block_maps, methods, relevance_maps
 from test_parity import transformers_layout
+from vit_oracles import OF_PAIRS
 
 ATTENDING = [name for name, family in FAMILIES.items() if family.pooling]
 CONVOLVING = [name for name, family in FAMILIES.items() if not family.pooling]
+
+# The others are compared with our network, of the same weights.
+DEFINED = [*OF_PAIRS, "direct", "direct signed", "path", "rollout", "attention"]
 
 every_family = pytest.mark.parametrize("name", FAMILIES)
 every_attending_family = pytest.mark.parametrize("name", ATTENDING)
@@ -59,7 +64,28 @@ def test_features_are_those_of_the_library(case):
 @every_attending_family
 @pytest.mark.parametrize("method", METHODS)
 def test_maps_are_what_the_definition_says(case, method):
-    assert_close(case.maps(method), expected_maps(case, method))
+    pooling = case.family.pooling
+    if method in explaining(pooling):
+        expected = expected_maps(case, method) if method in DEFINED else case.maps(method)
+        assert_close(case.maps(method), expected)
+    elif METHODS[method].ours_alone:
+        with pytest.raises(ValueError, match=r"is for the ViTs of clip_\.load"):
+            case.maps(method)
+    else:
+        read = {"average": "an average of tokens", "probe": "an attention pool"}[pooling]
+        others = ", ".join(explaining(pooling))
+        said = f"{method} does not .* read from {read}: the methods for it are {others}$"
+        with pytest.raises(ValueError, match=said):
+            case.maps(method)
+
+
+@pytest.mark.parametrize("name", ["ViT-B-32", "EVA02-B-16", "timm, registers"])
+@pytest.mark.parametrize("method", ["direct", "direct signed", "path"])
+@pytest.mark.parametrize("start_block", [1, 2])
+def test_what_cls_reads_from_a_block_on(case, method, start_block):
+    relevance = by_what_cls_reads(*case.given(), method, start_block)
+    expected = on_grids(relevance, grids(case.family, len(relevance)))
+    assert_close(case.maps(method, start_block=start_block), expected)
 
 
 @pytest.mark.parametrize("name", CONVOLVING)
@@ -78,7 +104,8 @@ def test_grid_and_pooling_are_found_out(case):
 @every_family
 def test_methods_are_those_that_explain_the_model(case):
     encoder = Encoder(case.model, case.encoder.encode, preprocess=lambda _: case.one_picture())
-    assert methods(encoder) == (METHODS if case.family.pooling else CAMS)
+    pooling = case.family.pooling
+    assert methods(encoder) == (explaining(pooling) if pooling else CAMS)
 
 
 @pytest.mark.parametrize("name", ["ViT-B-32", "SiglipModel"])
@@ -134,7 +161,7 @@ def maps_of(model: nn.Module, case: Case, method: str) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("name", ["ViT-B-32", "ViT-B-32-quickgelu", "ViT-H-14"])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", explaining("CLS"))
 def test_maps_of_a_vit_are_those_of_our_network(name, method):
     case, ours = of_our_network(name)
     assert_close(case.maps(method), maps_of(ours, case, method))
@@ -146,7 +173,7 @@ def test_maps_of_a_resnet_are_those_of_our_network(method):
     assert_close(case.maps(method), maps_of(ours, case, method))
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", explaining("CLS"))
 def test_maps_of_transformers_are_those_of_our_network(method):
     case, ours = of_our_network("ViT-B-32")
     tower = {"hidden_act": "gelu", "num_hidden_layers": 3}

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from autograd_oracle import Case, assert_close, distance, expected_maps
 from families import FAMILIES, of_open_clip, of_timm, of_transformers, stirred
-from methods import METHODS
+from methods import METHODS, explaining
 from test_no_trace import assert_untouched, everything_on
+from vit_oracles import OF_PAIRS
 
 OTHER = 1e-3  # what is further apart is not the same map
 LIBRARIES = {"open_clip": "ViT-B-32", "transformers": "CLIPModel", "timm": "timm"}
@@ -38,7 +39,7 @@ DROPPING = {
 }
 
 every_library = pytest.mark.parametrize("library", LIBRARIES)
-every_method = pytest.mark.parametrize("method", METHODS)
+every_method = pytest.mark.parametrize("method", explaining("CLS"))
 
 
 @pytest.fixture
@@ -72,7 +73,7 @@ def rolled(_module: nn.Module, _inputs: tuple, output: Tensor) -> Tensor:
 
 
 def assert_exact(case: Case) -> None:
-    for method in METHODS:
+    for method in (*OF_PAIRS, "direct", "path"):
         assert_close(case.maps(method), expected_maps(case, method))
 
 
@@ -146,7 +147,7 @@ def compile_blocks_in_place(blocks: nn.ModuleList) -> None:
 @pytest.mark.parametrize("change", [compile_blocks, compile_blocks_in_place])
 def test_compiled_blocks_are_blocks(family, model, blocks, plain, change):
     change(blocks)
-    for method in METHODS:
+    for method in explaining("CLS"):
         Case(family, model).maps(method)
     assert_close(Case(family, model).maps("last grad"), plain)
 
@@ -189,7 +190,7 @@ def test_a_model_in_training_stays_so_and_is_explained_as_if_it_were_not(family,
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
 def test_nothing_is_left_behind(case, method, mode):
     with left_as_it_was(case.model), mode():
-        case.maps(method, negative=True)
+        case.maps(method, negative=METHODS[method].of_targets)
 
 
 @every_library
@@ -200,7 +201,7 @@ def test_nothing_is_left_behind_on_adapters(family, library, model):
     """
     case = Case(family, lora(library, model))
     weights = {name: value.clone() for name, value in case.model.state_dict().items()}
-    for method in METHODS:
+    for method in explaining("CLS"):
         case.maps(method)
     for name, value in case.model.state_dict().items():
         assert torch.equal(value, weights[name]), name

@@ -7,10 +7,11 @@ from torch import Tensor, nn
 
 from autograd_oracle import Case, assert_close, expected_maps
 from families import FAMILIES, Family, of_timm, two_pictures
-from methods import METHODS
+from methods import explaining
 from pytorch_grad_cam import CAMS
 from recording.encoders import Encoder, from_module
 from saliency import methods, relevance_maps
+from vit_oracles import OF_PAIRS
 
 STEP_BY_STEP = (
     "this model computes its attention step by step, where it cannot be read; let it call the "
@@ -250,7 +251,7 @@ def test_a_grid_that_cannot_be_told_is_asked_for():
         explain(from_module(model), two_pictures(64, 96))
     encoder = from_module(model.double(), grid=(4, 6))
     case = Case(Family(Patches, (4, 6), "average", (0, None), (64, 96)), encoder)
-    for method in METHODS:
+    for method in OF_PAIRS:
         assert_close(case.maps(method), expected_maps(case, method))
 
 
@@ -272,7 +273,7 @@ def test_a_function_whose_network_is_not_known():
 
 def test_a_cam_by_name_for_a_model_that_attends():
     with pytest.raises(
-        ValueError, match=f"GradCAM .* the methods for it are {', '.join(METHODS)}$"
+        ValueError, match=f"GradCAM .* the methods for it are {', '.join(explaining('CLS'))}$"
     ):
         explain(of_timm("vit_base_patch16_224")(), method="GradCAM")
 
@@ -298,5 +299,5 @@ def test_methods_of_a_model_that_cannot_be_run_yet():
 def test_an_imagenet_classifier_is_a_model_like_others():
     case = Case(Family(of_timm("vit_base_patch16_224", num_classes=10), (4, 4)))
     assert case.features.shape == (2, 10)
-    for method in METHODS:
+    for method in (*OF_PAIRS, "direct", "path"):
         assert_close(case.maps(method), expected_maps(case, method))

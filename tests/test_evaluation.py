@@ -355,7 +355,7 @@ def test_own_gradients_are_the_closed_form_with_the_gradient_of_each_block(clip,
         for k, target in enumerate(targets):
             blocks = recorded_blocks(copy.deepcopy(clip.visual), image, cosine(target))
             expected, weight = 0, 1
-            for attention, gradient in reversed(blocks):
+            for attention, gradient, *_ in reversed(blocks):
                 row = (attention[:, 0] * gradient[:, 0]).relu().mean(0)
                 expected, weight = expected + weight * row, weight * (1 + row[0])
             torch.testing.assert_close(found[i, k].flatten(), expected[1:], rtol=1e-9, atol=0)

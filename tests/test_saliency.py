@@ -20,12 +20,14 @@ from recording.encoders import encoder_of
 from saliency import block_maps, direction_maps, normalise_maps, relevance_maps, resize_maps
 from vit_oracles import ORACLES, cosine, oracle_map, recorded_blocks
 
+OF_TARGETS = [name for name, method in METHODS.items() if method.of_targets]
 every_method = pytest.mark.parametrize("method", METHODS)
+every_method_of_targets = pytest.mark.parametrize("method", OF_TARGETS)
 
 
 def relative_error(result: torch.Tensor, reference: torch.Tensor) -> float:
     assert result.shape == reference.shape
-    return ((result - reference).abs().max() / reference.abs().max()).item()
+    return ((result - reference).abs().max() / reference.abs().max().clamp_min(1e-12)).item()
 
 
 @every_method
@@ -67,14 +69,19 @@ def test_maps_are_the_definition_of_their_method(
     visual, on_grid, targets, blocks, grid, negative, method, start_block
 ):
     maps = relevance_maps(
-        visual, on_grid, targets, method, negative=negative, start_block=start_block
+        visual,
+        on_grid,
+        targets,
+        method,
+        negative=negative and METHODS[method].of_targets,
+        start_block=start_block,
     )
     assert maps.shape == (2, 3, *grid)
     assert maps.dtype == torch.float64
+    assert maps.flatten(2).std(-1).max() > 1e-6
     for i in range(2):
         for k in range(3):
             expected = oracle_map(method, blocks[i][k][start_block:], grid)
-            assert expected.std() > 1e-6
             assert relative_error(maps[i, k], expected) < 1e-9
 
 
@@ -93,7 +100,7 @@ def test_last_grad_is_its_closed_form(visual, on_grid, targets, blocks, grid, ne
     for i in range(2):
         for k in range(3):
             gradient = blocks[i][k][-1][1][:, 0]  # that of the CLS row, [head, token]
-            rows = [(gradient * attention[:, 0]).relu().mean(0) for attention, _ in blocks[i][k]]
+            rows = [(gradient * one.attention[:, 0]).relu().mean(0) for one in blocks[i][k]]
             expected, weight = torch.zeros_like(rows[0]), 1
             for row in reversed(rows):
                 expected = expected + weight * row
@@ -142,7 +149,7 @@ def test_not_even_where_squares_overflow_or_vanish(visual, images, targets, meth
     assert relative_error(relevance_maps(visual, images, extreme, method), expected) < 1e-6
 
 
-@every_method
+@every_method_of_targets
 @pytest.mark.parametrize("scale", [100.0, torch.tensor(7.5, requires_grad=True)])
 def test_a_scale_multiplies_the_cosine(visual, images, targets, method, scale):
     maps = relevance_maps(visual, images, targets, method, negative=True, scale=scale)
@@ -151,6 +158,15 @@ def test_a_scale_multiplies_the_cosine(visual, images, targets, method, scale):
             visual, images[i], lambda features, k=k: scale * cosine(targets[k], True)(features)
         )
         assert relative_error(maps[i, k], oracle_map(method, blocks, (4, 4))) < 1e-9
+
+
+@pytest.mark.parametrize("method", METHODS.keys() - OF_TARGETS)
+@pytest.mark.parametrize("options", [{"negative": True}, {"scale": 2.0}])
+def test_what_is_the_same_for_all_targets_has_no_sign_and_no_scale(visual, images, method, options):
+    with pytest.raises(ValueError, match=f"{method} is the same for all targets, so negative and"):
+        relevance_maps(visual, images, noise(3, 16), method, **options)
+    maps = relevance_maps(visual, images, noise(3, 16), method)
+    assert torch.equal(maps, maps[:, :1].expand(-1, 3, -1, -1))
 
 
 @every_method

@@ -13,12 +13,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+import vit_oracles
+from autograd_oracle import by_what_cls_reads
 from checks import is_plain
 from conftest import noise
 from methods import METHODS
 from model import CLIP, ResidualAttentionBlock, VisionTransformer
 from saliency import block_maps, relevance_maps
-from vit_oracles import ORACLES, cosine
+from vit_oracles import OF_PAIRS, cosine, oracle_map
 
 every_method = pytest.mark.parametrize("method", METHODS)
 PLACES = {
@@ -174,13 +176,43 @@ def test_maps_are_those_of_the_model_as_it_runs(visual, images, targets, before,
     other = changed(visual, change)
     assert not is_plain(other)
     blocks = [[recorded_blocks(other, image, target) for target in targets] for image in images]
-    for method in METHODS:
+    for method in OF_PAIRS:
         maps = relevance_maps(other, images, targets, method)
         if "on the way back" not in change or method == "all grads":
             assert not torch.allclose(maps, before[method], rtol=1e-3, atol=0)
         for i, k in itertools.product(range(2), range(3)):
-            expected = ORACLES[method](blocks[i][k])[1:].reshape(4, 4)
+            expected = OF_PAIRS[method](blocks[i][k])[1:].reshape(4, 4)
             torch.testing.assert_close(maps[i, k], expected, rtol=1e-8, atol=1e-14)
+
+
+# Blocks that do more to the stream than to add to it.
+NOT_ADDING = [
+    "hook on the first block",
+    "pre-hook on the last block",
+    "a block of another class",
+    "a wrapped block",
+    "forward of the first block",
+    "forward of the last block",
+    "a block switched off",
+    "a gradient that is changed on the way back",
+]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("method", ["direct", "direct signed", "path"])
+def test_what_cls_reads_is_that_of_the_model_as_it_runs(
+    visual, images, targets, monkeypatch, method, change
+):
+    other = changed(visual, change)
+    if method != "path" and change in NOT_ADDING:
+        with pytest.raises(ValueError, match="need blocks that add to the stream"):
+            relevance_maps(other, images, targets, method)
+        return
+    monkeypatch.setattr("model.is_recording", lambda _: False)  # blocks call the fused kernel
+    expected = by_what_cls_reads(other, other, images, targets, method)
+    maps = relevance_maps(other, images, targets, method)
+    expected = expected[..., 1:].unflatten(-1, (4, 4))
+    torch.testing.assert_close(maps, expected, rtol=1e-8, atol=1e-14)
 
 
 @every_method
@@ -203,21 +235,25 @@ def test_a_hook_on_all_modules_counts_too(visual, images, targets, method):
         blocks = recorded_blocks(visual, images[0], targets[0])
     finally:
         handle.remove()
-    expected = ORACLES[method](blocks)[1:].reshape(4, 4)
-    torch.testing.assert_close(maps[0, 0], expected, rtol=1e-8, atol=1e-14)
+    if method in OF_PAIRS:
+        expected = OF_PAIRS[method](blocks)[1:].reshape(4, 4)
+        torch.testing.assert_close(maps[0, 0], expected, rtol=1e-8, atol=1e-14)
     assert not torch.allclose(maps, before, rtol=1e-3)
 
 
 @every_method
 @pytest.mark.parametrize("start_block", [1, -1])
 def test_hooks_that_only_look_change_nothing(visual, images, targets, method, start_block):
+    negative = METHODS[method].of_targets
     expected = relevance_maps(
-        visual, images, targets, method, negative=True, start_block=start_block
+        visual, images, targets, method, negative=negative, start_block=start_block
     )
     shapes = []
     for place in PLACES.values():
         place(visual).register_forward_hook(lambda m, i, output: shapes.append(output.shape))
-    maps = relevance_maps(visual, images, targets, method, negative=True, start_block=start_block)
+    maps = relevance_maps(
+        visual, images, targets, method, negative=negative, start_block=start_block
+    )
     torch.testing.assert_close(maps, expected, rtol=1e-9, atol=1e-15)
     assert len(shapes) >= len(PLACES)
 
@@ -235,7 +271,7 @@ def test_block_maps_are_those_of_the_model_as_it_runs(visual, images, targets, g
 def test_a_last_block_that_is_switched_off_has_no_gradient(visual, images, targets):
     off = visual.transformer.resblocks[3].register_forward_hook(lambda m, inputs, output: inputs[0])
     blocks = recorded_blocks(visual, images[0], targets[0])
-    expected = ORACLES["all grads"](blocks)[1:].reshape(4, 4)
+    expected = OF_PAIRS["all grads"](blocks)[1:].reshape(4, 4)
     maps = relevance_maps(visual, images, targets, "all grads")
     torch.testing.assert_close(maps[0, 0], expected, rtol=1e-8, atol=1e-14)
     for method in ("last grad", "gradcam"):
@@ -313,6 +349,15 @@ def test_threads_read_each_their_own_attention(visual):
         torch.testing.assert_close(result, reference, rtol=1e-10, atol=1e-14)
 
 
+def in_place(visual):
+    for block in visual.transformer.resblocks:
+        give_class(block, InPlace)
+
+
+def of_several_blocks(visual):
+    give_class(visual, OfSeveralBlocks)
+
+
 class InPlace(ResidualAttentionBlock):
     """A block that changes the tensor it is given."""
 
@@ -330,23 +375,30 @@ class OfSeveralBlocks(VisionTransformer):
         return self.project(tokens[-1][:, 0] + tokens[2][:, 0])
 
 
-@every_method
-def test_blocks_that_work_in_place(visual, images, targets, method):
-    for block in visual.transformer.resblocks:
-        give_class(block, InPlace)
+@pytest.mark.parametrize("method", OF_PAIRS)
+@pytest.mark.parametrize("change", [in_place, of_several_blocks])
+def test_networks_that_only_whole_runs_read(visual, images, targets, method, change):
+    change(visual)
     maps = relevance_maps(visual, images, targets, method)
     blocks = recorded_blocks(visual, images[0], targets[0])
-    expected = ORACLES[method](blocks)[1:].reshape(4, 4)
+    expected = OF_PAIRS[method](blocks)[1:].reshape(4, 4)
     torch.testing.assert_close(maps[0, 0], expected, rtol=1e-8, atol=1e-14)
 
 
-@every_method
-def test_features_of_several_blocks(visual, images, targets, method):
-    give_class(visual, OfSeveralBlocks)
-    maps = relevance_maps(visual, images, targets, method)
-    blocks = recorded_blocks(visual, images[0], targets[0])
-    expected = ORACLES[method](blocks)[1:].reshape(4, 4)
-    torch.testing.assert_close(maps[0, 0], expected, rtol=1e-8, atol=1e-14)
+@pytest.mark.parametrize("method", ["direct", "path", "LeGrad", "MaskCLIP", "CLIP Surgery"])
+def test_blocks_that_work_in_place_are_refused_where_they_run_again(
+    visual, images, targets, method
+):
+    in_place(visual)
+    with pytest.raises(ValueError, match="do not do the same twice|do nothing else to it"):
+        relevance_maps(visual, images, targets, method)
+
+
+@pytest.mark.parametrize("method", ["direct", "direct signed"])
+def test_direct_reads_the_end_of_the_last_block(visual, images, targets, method):
+    of_several_blocks(visual)
+    with pytest.raises(ValueError, match="read from earlier blocks too: path takes it"):
+        relevance_maps(visual, images, targets, method)
 
 
 @pytest.mark.parametrize("method", ["last grad", "gradcam"])
@@ -436,8 +488,8 @@ def test_what_torch_compile_returns_is_explained_as_its_module(visual, images, t
 def test_a_model_may_have_lost_its_last_blocks(visual, images, targets, method):
     visual.transformer.resblocks = visual.transformer.resblocks[:3]
     maps = relevance_maps(visual, images, targets, method, start_block=-3)
-    blocks = recorded_blocks(visual, images[0], targets[0])
-    expected = ORACLES[method](blocks)[1:].reshape(4, 4)
+    blocks = vit_oracles.recorded_blocks(visual, images[0], cosine(targets[0]))
+    expected = oracle_map(method, blocks, (4, 4))
     torch.testing.assert_close(maps[0, 0], expected, rtol=1e-8, atol=1e-14)
 
 

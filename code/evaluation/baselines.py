@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from cams import CAMS
 from image_utils import true_colours
-from methods import METHODS
 from model import ModifiedResNet, VisionTransformer
 from recording.encoders import Encoder, encoder_of
 from saliency import block_maps, methods
@@ -74,6 +74,6 @@ def blurred(images: Float[Tensor, "image channel row column"], radius: int) -> T
 def baselines(model: nn.Module | Encoder) -> dict:
     """The baselines for a model, by name."""
     found = {"centre": centre, "random": random, "edges": edges}
-    if methods(model) is METHODS:
+    if methods(model) is not CAMS:
         found["attention"] = attention
     return found

@@ -28,6 +28,7 @@ from evaluation.sanity import cascade, rank_correlation
 from evaluation.scene_sets import SceneBatch, absent_concepts
 from explainer import Explainer
 from files import whole_file
+from methods import METHODS
 from model import CLIP, VisionTransformer
 from saliency import relevance_maps, resize_maps
 
@@ -211,7 +212,7 @@ class Study:
             images, targets = self.asked(batch)
             row = about(numbers, batch)
             for name in self.explainer.methods:
-                if name not in FEWER:
+                if name not in FEWER and is_of_targets(name):
                     for negative in (False, True):
                         maps = self.explainer.maps(images, targets, name, negative).cpu()
                         sign = "negative" if negative else "positive"
@@ -235,7 +236,7 @@ class Study:
             targets = self.features[asked.to(self.features.device)]
             row = {"cosine": self.explainer.scores(images, targets).cpu()}
             for name in self.explainer.methods:
-                if name not in FEWER:
+                if name not in FEWER and is_of_targets(name):
                     for sign in ("", ", negative"):
                         maps = relevance_maps(
                             self.explainer.encoder, images, targets, name, negative=bool(sign)
@@ -243,6 +244,11 @@ class Study:
                         row[name + sign] = maps.sum((-2, -1)).cpu()
             rows.append(row)
         return stacked(rows) if rows else {}
+
+
+def is_of_targets(method: str) -> bool:
+    """Whether its maps differ from target to target, and so have a sign."""
+    return method not in METHODS or METHODS[method].of_targets
 
 
 def source_digest() -> str:

@@ -21,7 +21,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from methods.attention_alone import attention, rollout
 from methods.attention_gradients import Relevance, all_grads, gradcam, last_grad
+from methods.published import grad_eclip, legrad, maskclip, surgery
+from methods.streams import direct, direct_signed, path
 from recording import (
     Recording,
     is_ours_as_written,
@@ -30,14 +33,40 @@ from recording import (
     record_readers,
 )
 from recording.encoders import Encoder, Images
+from recording.others import (
+    Dense,
+    record_attention,
+    record_one_head,
+    record_own_scores,
+    record_similarity,
+    record_surgery,
+    record_values,
+)
+from recording.runs import OtherPooling
+from recording.streams import record_direct, record_path
 
 Maps = Float[Tensor, "image target row column"]
 
 
+POOLINGS = ("CLS", "probe", "average")
+
+
 @dataclass(frozen=True)
 class Method:
-    relevance: Callable[[Recording], Relevance]
-    record: Callable[..., Recording]
+    """What a method records of a network, and what it makes of that.
+
+    poolings: what the features of networks that it explains may be read from.
+    ours_alone: whether it is for our network, with nothing done to it.
+    of_targets: whether maps differ from target to target.
+    whole: whether memory grows with pairs of image and target, by whole matrices.
+    """
+
+    relevance: Callable[[Recording | Dense], Relevance]
+    record: Callable[..., Recording | Dense]
+    poolings: tuple[str, ...] = POOLINGS
+    ours_alone: bool = False
+    of_targets: bool = True
+    whole: bool = False
 
     def explain(
         self, encoder: Encoder, images: Images, directions: Tensor, start_block: int
@@ -47,13 +76,19 @@ class Method:
 
         They are made in parts where whole matrices for all images and targets would be too large.
         """
+        if not self.of_targets and directions.shape[1] > 1:
+            maps = self.explain(encoder, images, directions[:, :1], start_block)
+            count = directions.shape[1]
+            if isinstance(maps, Tensor):
+                return maps.expand(-1, count, -1, -1)
+            return [one.expand(count, -1, -1) for one in maps]
         if not isinstance(images, Tensor):  # what a processor made of all of them together
             return self.maps(encoder, images, directions, start_block)
-        known = self.record is record_matrices or is_ours_as_written(encoder) or encoder.pooling
+        known = self.whole or is_ours_as_written(encoder) or encoder.pooling
         if not known and len(images) > 1:  # the first image tells what is read
             parts = [(images[part], directions[part]) for part in (slice(1), slice(1, None))]
             return torch.cat([self.explain(encoder, *part, start_block) for part in parts])
-        whole = self.record is record_matrices or encoder.pooling == "average"
+        whole = self.whole or encoder.pooling == "average"
         pairs = pairs_at_once(encoder, images) if whole else directions[..., 0].numel()
         count = max(1, pairs // directions.shape[1])
         found = [
@@ -63,6 +98,8 @@ class Method:
         return torch.cat([torch.cat(row, 1) for row in found])
 
     def maps(self, encoder: Encoder, images: Images, directions: Tensor, start_block: int) -> Maps:
+        if encoder.pooling not in (None, *self.poolings):
+            raise OtherPooling
         recording = self.record(encoder, images, directions, start_block)
         return on_grid(self.relevance(recording), recording)
 
@@ -80,6 +117,25 @@ def on_grid(relevance: Float[Tensor, "image *target token"], recording: Recordin
 
 METHODS = {
     "last grad": Method(last_grad, record_readers),
-    "all grads": Method(all_grads, record_matrices),
+    "all grads": Method(all_grads, record_matrices, whole=True),
     "gradcam": Method(gradcam, record_readers),
+    "direct": Method(direct, record_direct, ("CLS", "probe")),
+    "direct signed": Method(direct_signed, record_direct, ("CLS", "probe")),
+    "path": Method(path, record_path, ("CLS", "probe")),
+    "Grad-ECLIP": Method(grad_eclip, record_similarity, ("CLS",)),
+    "Grad-ECLIP, one head": Method(grad_eclip, record_one_head, ("CLS",), ours_alone=True),
+    "LeGrad": Method(legrad, record_own_scores, ("CLS",), whole=True),
+    "MaskCLIP": Method(maskclip, record_values, ("CLS",)),
+    "CLIP Surgery": Method(surgery, record_surgery, ("CLS",)),
+    "rollout": Method(rollout, record_attention, of_targets=False, whole=True),
+    "attention": Method(attention, record_readers, of_targets=False),
 }
+
+
+def explaining(pooling: str) -> dict[str, Method]:
+    """The methods for networks of anybody whose features are read from CLS, a probe, an average."""
+    return {
+        name: method
+        for name, method in METHODS.items()
+        if pooling in method.poolings and not method.ours_alone
+    }

@@ -12,12 +12,12 @@ recorded by `shortcuts.py` where nothing was done to it; anybody's network, and 
 adapters or other modules, by `runs.py`.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import index
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from model import Attention, ResidualAttentionBlock, VisionTransformer
@@ -25,10 +25,19 @@ from objective import objective_slopes
 from recording import shortcuts
 from recording.encoders import Encoder, Grid, Images
 from recording.gradients import gradients, one_by_one
-from recording.runs import Layer, Run, TooFewTokens, askers, require_graph, tokens_of_pixels
+from recording.runs import (
+    Layer,
+    NoAttention,
+    Run,
+    TooFewTokens,
+    askers,
+    require_graph,
+    tokens_of_pixels,
+)
+from recording.shortcuts import at_attention
 
 Pair = tuple[
-    Float[Tensor, "image 1 head query token"], Float[Tensor, "image target head query token"]
+    Float[Tensor, "image 1 head query token"], Float[Tensor, "image target head query token"] | None
 ]
 
 # Bytes that the matrices of one block may take. On a CPU, a tensor of more than 32 MiB goes back to
@@ -43,7 +52,8 @@ MOST_PREFIX = 16  # tokens before the patches: CLS and registers
 class Recording:
     """What was read of a network, as methods want it.
 
-    pairs: of each layer, last first, its attention A_l and a gradient G_l, in float32 at least.
+    pairs: of each layer, last first, its attention A_l and a gradient G_l, in float32 at least; no
+        gradient where a method asks for none.
     asks: how much of the features is read from each query of the first pair.
     start: how much is read from each token itself; zero where a pool of other queries reads.
     grid: rows and columns of the patches; of each image, where they differ.
@@ -59,7 +69,9 @@ class Recording:
     def __iter__(self) -> Iterator[Pair]:
         for attention, gradient in self.pairs:
             dtype = torch.promote_types(attention.dtype, torch.float32)
-            yield attention.unsqueeze(1).to(dtype), gradient.to(dtype)
+            if gradient is not None:
+                gradient = gradient.to(dtype)
+            yield attention.unsqueeze(1).to(dtype), gradient
 
 
 def record_readers(
@@ -68,36 +80,49 @@ def record_readers(
     if is_ours_as_written(encoder):
         return by_shortcut(shortcuts.cls_queries, encoder, images, directions, start_block)
     run = Run(encoder, images, whole=encoder.pooling == "average")
-    features = run.read()
+    encoder.pooling, features, asks = pooled(run)
     first = block_number(start_block, len(run.layers))
-    if run.probe:
+    layer = run.probe or run.layers[-1]
+    if encoder.pooling == "CLS":
+        gradient = last_gradient(encoder, run, layer, features, directions)[:, :, :, :1]
+        pairs = ((layer.rows, gradient) for layer in run.layers[first:][::-1])
+        return of_cls(pairs, directions, *patches(encoder, run))
+    if encoder.pooling == "probe":
         require_all_blocks(first)
-        encoder.pooling, asks = "probe", askers(features, run.leaf)
-        gradient = last_gradient(encoder, run, run.probe, features, directions)[:, :, :, asks]
-        attention = run.probe.attention.probabilities()[:, :, asks]
+        gradient = last_gradient(encoder, run, layer, features, directions)[:, :, :, asks]
+        attention = layer.attention.probabilities()[:, :, asks]
         weights = even(asks, directions)[asks]
         return recording(encoder, run, iter([(attention, gradient)]), weights)
-    read, asks = features, None
-    features = features_of_cls(run, read)
-    if features is None:
-        features = features_of_all(run, read)
-        asks = askers(features, run.leaf)
-        if not asks.any():
-            raise ValueError("the features do not depend on the attention of the last block")
-        if asks[0] and not asks[1:].any():
-            asks = None
-        elif not run.whole:
-            encoder.pooling = "average"
-            return record_readers(encoder, images, directions, start_block)
-    gradient = last_gradient(encoder, run, run.layers[-1], features, directions)
-    layers = run.layers[first:][::-1]
-    if asks is None:
-        encoder.pooling = "CLS"
-        pairs = ((layer.rows, gradient[:, :, :, :1]) for layer in layers)
-        return of_cls(pairs, directions, *patches(encoder, run))
-    pairs = ((layer.attention.probabilities(), gradient) for layer in layers)
+    if not run.whole:
+        return record_readers(encoder, images, directions, start_block)
+    gradient = last_gradient(encoder, run, layer, features, directions)
+    pairs = ((layer.attention.probabilities(), gradient) for layer in run.layers[first:][::-1])
     weights = even(asks, directions)
     return recording(encoder, run, pairs, weights, weights)
+
+
+def pooled(run: Run) -> tuple[str, Float[Tensor, "image feature"], Bool[Tensor, " query"]]:
+    """What the features are read from; the features with their graph, from `run.leaf` on; and which
+    queries of the last attention, or of the probe's, they depend on.
+    """
+    features = run.read()
+    if run.probe:
+        return "probe", features, askers(features, run.leaf)
+    again = features_of_cls(run, features)
+    if again is None:
+        again = features_of_all(run, features)
+    asks = askers(again, run.leaf)
+    if not asks.any():
+        raise ValueError("the features do not depend on the attention of the last block")
+    return "CLS" if asks[0] and not asks[1:].any() else "average", again, asks
+
+
+def pooling_of(encoder: Encoder, images: Images) -> str | None:
+    """What the features are read from: "CLS", "probe", "average", or None if nothing attends."""
+    try:
+        return pooled(Run(encoder, images))[0]
+    except NoAttention:
+        return None
 
 
 def record_matrices(
@@ -174,7 +199,7 @@ def features_of_cls(run: Run, features: Tensor) -> Float[Tensor, "image feature"
         again = run.tail(1)
     except TooFewTokens:
         return None
-    return again if are_alike(again, features) else None
+    return again if are_same(again.detach(), features) else None
 
 
 def features_of_all(run: Run, features: Tensor) -> Float[Tensor, "image feature"]:
@@ -183,31 +208,37 @@ def features_of_all(run: Run, features: Tensor) -> Float[Tensor, "image feature"
     """
     for from_start in (False, True):
         again = run.tail(None, from_start)
-        if are_alike(again, features):
+        if are_same(again.detach(), features):
             return again
     raise ValueError(
         "this model does not give the same features twice: is something in it drawn at random?"
     )
 
 
-def are_alike(again: Tensor, features: Tensor) -> bool:
-    """Whether features are the same but for rounding."""
-    far = (again.detach() - features).norm(dim=-1) / features.norm(dim=-1)
+def are_same(found: Float[Tensor, "image feature"], features: Tensor) -> bool:
+    """But for rounding."""
+    far = (found - features).norm(dim=-1) / features.norm(dim=-1)
     return bool((far < torch.finfo(far.dtype).eps ** 0.5).all())
 
 
 def last_gradient(
     encoder: Encoder, run: Run, layer: Layer, features: Tensor, directions: Tensor
 ) -> Float[Tensor, "image target head query token"]:
-    """The gradient at the attention of the last layer: mixed = attention @ value, written out
-    because autograd would copy the value for every target.
-    """
+    """The gradient at the attention of the last layer."""
     require_graph(features)
     slopes = objective_slopes(features.detach(), directions)
-    hooks = any(m._backward_hooks or m._backward_pre_hooks for m in encoder.model.modules())
-    each = one_by_one if hooks else gradients
-    (slopes,) = each(features, (run.leaf,), slopes)
-    return torch.einsum("kbhqd,bhtd->bkhqt", slopes, layer.attention.value.detach())
+    (slopes,) = gradients_of(encoder)(features, (run.leaf,), slopes)
+    return at_attention(slopes, layer.attention.value.detach())
+
+
+def gradients_of(encoder: Encoder) -> Callable[..., Sequence[Tensor]]:
+    """How they are found: hooks on the way back want one target at a time."""
+    modules = encoder.model.modules()
+    return (
+        one_by_one
+        if any(m._backward_hooks or m._backward_pre_hooks for m in modules)
+        else gradients
+    )
 
 
 def patches(encoder: Encoder, run: Run) -> tuple[Grid | list[Grid], int]:

@@ -23,6 +23,7 @@ Answer = Callable[["Attention"], Heads]
 
 CONVOLUTIONS = {F.conv2d, torch.conv2d}
 SOFTMAXES = {F.softmax, torch.softmax, Tensor.softmax}
+ADDITIONS = {torch.add, Tensor.add, Tensor.add_}
 
 
 @dataclass
@@ -93,6 +94,7 @@ class Attentions(TorchFunctionMode):
     by_hand: of how many images, or windows of them, attention was computed step by step, where it
         is not seen: at most so many square matrices were made by a softmax.
     convolves: whether cells were mixed by a convolution after the first attention, too.
+    added: is told of each sum of two tensors, and of its result.
     """
 
     def __init__(self, answer: Answer):
@@ -101,6 +103,7 @@ class Attentions(TorchFunctionMode):
         self.grid: tuple[int, int] | None = None
         self.by_hand = 0
         self.convolves = self.started = False
+        self.added: Callable[[Tensor, Tensor, Tensor], None] | None = None
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -118,6 +121,8 @@ class Attentions(TorchFunctionMode):
         elif function in SOFTMAXES and result.ndim > 2 and is_square(result):
             images = len(result) if result.ndim > 3 else 1  # or each head of each
             self.by_hand = max(self.by_hand, images)
+        elif function in ADDITIONS and self.added and not kwargs:
+            self.added(*args, result)
         return result
 
 

@@ -11,7 +11,7 @@ probe    an attention behind the blocks, whose queries are not the tokens (SigLI
 average  several tokens.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -41,6 +41,10 @@ class NoAttention(ValueError):
     """The network does not attend: it is a convolutional one."""
 
 
+class OtherPooling(ValueError):
+    """The features of a network are not read from where a method needs them to be."""
+
+
 class TooFewTokens(Exception):
     """A network does not run on from the first token alone."""
 
@@ -61,6 +65,10 @@ class Call:
     arguments: tuple
     named: dict[str, Any]
     returned: int | None  # the length of a tuple
+
+    @property
+    def stream(self) -> Tensor:
+        return first_of(self.arguments, self.named)
 
 
 class Run:
@@ -109,10 +117,12 @@ class Run:
             earlier.arguments, earlier.named = (), {}
         self.calls[member] = call
 
-    def encoded(self, answer: Answer) -> Float[Tensor, "image feature"]:
+    def encoded(self, answer: Answer, count: int | None = None) -> Float[Tensor, "image feature"]:
+        """`count`: of feature vectors, if not one an image."""
         with seen(answer) as self.attentions:
             features = self.encode(self.images)
-        if not isinstance(features, Tensor) or features.ndim != 2 or len(features) != self.count:
+        count = count or self.count
+        if not isinstance(features, Tensor) or features.ndim != 2 or len(features) != count:
             shape = list(features.shape) if isinstance(features, Tensor) else type_name(features)
             raise ValueError(f"an encoder must return features [image, feature]; got {shape}")
         return features
@@ -147,14 +157,16 @@ class Run:
         self.take(Layer(member, attention, attention.probabilities(1)))
         if self.probe is None:
             answer = attention.answer()
-            if not self.whole:  # let go of what is not needed again
-                attention.query = attention.key = None
-                if len(self.layers) > 1:
-                    self.layers[-2].attention.value = None
+            if not self.whole and len(self.layers) > 1:
+                self.forget(self.layers[-2].attention)
             return answer
         torch.set_grad_enabled(True)
         self.leaf = attention.answer().detach().requires_grad_()
         return self.leaf.clone()
+
+    def forget(self, attention: Attention) -> None:
+        """Of all layers but the last, nothing is needed again."""
+        attention.query = attention.key = attention.value = None
 
     def take(self, layer: Layer) -> None:
         """Keep a layer: a probe if its queries are not the tokens, otherwise a block's.
@@ -238,22 +250,32 @@ class Run:
 
     def passed(self, block: nn.Module, _forward, arguments: tuple, named: dict) -> Any:
         """An earlier block, which need not run again."""
-        stream = arguments[0] if arguments else next(iter(named.values()))
+        return self.returned(block, first_of(arguments, named))
+
+    def returned(self, block: nn.Module, stream: Tensor) -> Any:
+        """A stream as the block would return it."""
         length = self.calls[block].returned
         return stream if length is None else (stream, *(None,) * (length - 1))
 
     def again(self, block: nn.Module, queries: int | None, forward, _arguments, _named) -> Any:
         call = self.calls[block]
-        given, named = list(call.arguments), dict(call.named)
-        key = 0 if given else next(iter(named))
-        place = given if given else named
-        stream, tokens = place[key], self.layers[0].rows.shape[-1]
-        if queries is not None:
-            if stream.ndim != 3:
-                raise TooFewTokens
-            axis = 1 if stream.shape[1] == tokens else 0
-            place[key] = stream.narrow(axis, 0, queries)
-        return forward(*given, **named)
+        return forward_on(self.cut(call.stream, queries), call, forward)
+
+    def cut(self, stream: Tensor, queries: int | None) -> Tensor:
+        """The first tokens of a stream, or (None) all."""
+        if queries is None:
+            return stream
+        if stream.ndim != 3:
+            raise TooFewTokens
+        return stream.narrow(self.axis(stream), 0, queries)
+
+    @property
+    def tokens(self) -> int:
+        return self.layers[0].rows.shape[-1]
+
+    def axis(self, stream: Tensor) -> int:
+        """Along which its tokens are."""
+        return 1 if stream.shape[1] == self.tokens else 0
 
     def answer_again(self, answers: Heads | None, attention: Attention) -> Heads:
         self.seen_again += 1
@@ -264,6 +286,17 @@ class Run:
             answers = attention.answer()
         self.leaf = answers.detach().requires_grad_()
         return self.leaf.clone()
+
+
+def first_of(arguments: tuple, named: dict[str, Any]) -> Any:
+    return arguments[0] if arguments else next(iter(named.values()))
+
+
+def forward_on(stream: Tensor, call: Call, forward: Callable[..., Any]) -> Any:
+    """What `forward` returns for a stream, and otherwise what it was called with before."""
+    if call.arguments:
+        return forward(stream, *call.arguments[1:], **call.named)
+    return forward(**call.named | {next(iter(call.named)): stream})
 
 
 def tuple_length(output: Any) -> int | None:

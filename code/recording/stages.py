@@ -5,7 +5,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from recording.encoders import Encoder, Images
-from recording.runs import NoAttention, Run
 from recording.twins import follow, twins
 
 
@@ -76,12 +75,3 @@ class Passed:
             return False
         (_, channels, *cells), (_, convolved, *grid) = self.cells, self.convolved
         return channels != convolved and cells != grid
-
-
-def attends(encoder: Encoder, images: Images) -> bool:
-    """Whether the tokens of a network attend to each other; it runs once."""
-    try:
-        Run(encoder, images).read()
-    except NoAttention:
-        return False
-    return True

@@ -1,0 +1,67 @@
+"""Methods of others for CLIP, as their papers define them."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from methods.attention_gradients import Relevance
+from objective import feature_lengths
+from recording import Recording
+from recording.others import Dense
+
+
+def grad_eclip(recording: Recording) -> Relevance:
+    """Grad-ECLIP: Zhao et al., ICML 2024.
+
+    r_i = relu(λ_i Σ_c w_c v_ic),   w = ∂s/∂o,   λ_i = Φ(cos(q, k_i))
+
+    o is what the last block's heads answer CLS, before the output projection, q the query of CLS, k
+    keys and v values, all heads side by side; Φ scales to [0, 1] over the patches. The authors'
+    code lets the last block attend with one head, whatever the model has, and compares q and k
+    behind the output projection: "Grad-ECLIP, one head".
+    """
+    similar, gradient = next(iter(recording))
+    patches = similar[..., recording.prefix :]
+    low, high = patches.amin(-1, True), patches.amax(-1, True)
+    loosened = (similar - low) / (high - low).clamp_min(1e-12)
+    return (loosened * gradient.sum(2, keepdim=True)).relu()[:, :, 0, 0]
+
+
+def legrad(recording: Recording) -> Relevance:
+    """LeGrad: Bousselham et al., ICCV 2025.
+
+    r = mean_l mean_h mean_q relu(∂s_l/∂A_l[h, q, :])
+
+    s_l is the similarity of the features that the last normalisation and projection make of the
+    mean of all tokens after block l. The authors' code takes the last two blocks unless told
+    otherwise (here `start_block=-2`).
+    """
+    return torch.stack([gradient.relu().mean((2, 3)) for _, gradient in recording]).mean(0)
+
+
+def maskclip(dense: Dense) -> Relevance:
+    """MaskCLIP: Zhou et al., ECCV 2022 (there it is what labels are taken from).
+
+    r_i = cos(f_i, t)
+
+    f_i are the features of token i where the last block answers each token with its own value; the
+    residual connection and the MLP are kept, as in the authors' code for ViTs.
+    """
+    return similarities(dense)
+
+
+def surgery(dense: Dense) -> Relevance:
+    """CLIP Surgery: Li et al., 2023, its architecture.
+
+    r_i = cos(f_i, t),   f from z = x_d + Σ_{l >= d} Attention_l(V_l, V_l, V_l) W_l
+
+    The last six blocks (`start_block` later: fewer) let values attend to each other, and what that
+    writes is added up beside the stream, without MLPs; they read the stream as it is otherwise.
+    What a set of texts has in common is not taken away (the paper's feature surgery).
+    """
+    return similarities(dense)
+
+
+def similarities(dense: Dense) -> Float[Tensor, "image target token"]:
+    exact = dense.features.to(dense.directions.dtype)
+    return dense.directions @ (exact / feature_lengths(exact)).mT
