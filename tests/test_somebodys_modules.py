@@ -390,7 +390,7 @@ def test_blocks_that_work_in_place_are_refused_where_they_run_again(
     visual, images, targets, method
 ):
     in_place(visual)
-    with pytest.raises(ValueError, match="do not do the same twice|do nothing else to it"):
+    with pytest.raises(ValueError, match=r"do not do the same twice|do nothing else to it"):
         relevance_maps(visual, images, targets, method)
 
 
