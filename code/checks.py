@@ -65,10 +65,13 @@ def is_plain(module: nn.Module) -> bool:
     replaced, and other classes: those of users, adapters (LoRA) and parametrisations. What
     `torch.compile` returned for a module is as plain as the module.
     """
-    return not module_internals._has_any_global_hook() and all(map(_is_plain, module.modules()))
+    return all(map(is_plain_itself, module.modules()))
 
 
-def _is_plain(module: nn.Module) -> bool:
+def is_plain_itself(module: nn.Module) -> bool:
+    """Whatever the modules in it do."""
+    if module_internals._has_any_global_hook():
+        return False
     hooks = module._forward_hooks, module._forward_pre_hooks
     if any(hooks) or module._backward_hooks or module._backward_pre_hooks:
         return False

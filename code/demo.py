@@ -12,21 +12,21 @@ from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryFile
 
-from cams import CAMS
 from clip_ import to_rgb, tokenize
 from explainer import Explainer
 from figures import Panel, grid, without_glyph
 from files import whole_file
 from image_utils import as_picture, is_image, open_image, show_cam_on_image
 from methods import METHODS
+from saliency import RESNET_METHODS
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = {
     "horse&sheep.png": ["a horse", "a sheep"],
     "car&bicycle&tree.png": ["a car", "a tree"],
 }
-MODELS = {"ViT-emoji": METHODS, "RN-emoji": CAMS}
-KNOWN = f"a ViT takes {', '.join(METHODS)}; a ResNet {', '.join(CAMS)}"
+MODELS = {"ViT-emoji": METHODS, "RN-emoji": RESNET_METHODS}
+KNOWN = f"a ViT takes {', '.join(METHODS)}; a ResNet {', '.join(RESNET_METHODS)}"
 ENDINGS = (".png", ".pdf", ".svg", ".jpg", ".jpeg", ".webp")
 COLUMNS, MOST = 5, 100  # panels in a row, prompts
 

@@ -9,7 +9,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from cams import CAMS
 from checkpoints.errors import AnotherNetwork
 from checkpoints.hubs import HUB, OPEN_CLIP, package
 from clip_ import DEFAULT_DEVICE, load, tokenize
@@ -41,7 +40,7 @@ class Explainer:
         self.side = side_of(self.encoder.example())
         table = methods(self.encoder)
         self.methods = list(table)
-        self.kind = "ResNet" if table is CAMS else "ViT"
+        self.kind = "ResNet" if "GradCAM" in table else "ViT"
         self.device = self.encoder.weight.device
         self.preprocess, self.pixels = self.encoder.preprocess, self.encoder.pixels
 

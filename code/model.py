@@ -440,9 +440,21 @@ class AttentionPool2d(nn.Module):
         positions: Float[Tensor, "1+cell channel"],
     ) -> Float[Tensor, "image 1 feature"]:
         """The attention as it is defined: every projection is called, whatever stands there."""
+        mixed = F.scaled_dot_product_attention(*self.query_keys_values(x, positions))
+        return self.merge(mixed)
+
+    def query_keys_values(
+        self,
+        x: Float[Tensor, "image channel row column"],
+        positions: Float[Tensor, "1+cell channel"],
+    ) -> tuple[
+        Float[Tensor, "image head 1 depth"],
+        Float[Tensor, "image head 1+cell depth"],
+        Float[Tensor, "image head 1+cell depth"],
+    ]:
         cells = x.flatten(2).mT
         tokens = torch.cat([cells.mean(1, keepdim=True), cells], 1) + positions
-        q, k, v = (
+        return tuple(
             project(given).unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for project, given in (
                 (self.q_proj, tokens[:, :1]),
@@ -450,8 +462,11 @@ class AttentionPool2d(nn.Module):
                 (self.v_proj, tokens),
             )
         )
-        mixed = F.scaled_dot_product_attention(q, k, v)
-        return self.c_proj(mixed.transpose(1, 2).flatten(2))
+
+    def merge(
+        self, heads: Float[Tensor, "image head token depth"]
+    ) -> Float[Tensor, "image token feature"]:
+        return self.c_proj(heads.transpose(1, 2).flatten(2))
 
     def pool(
         self,

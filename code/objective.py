@@ -25,6 +25,21 @@ def target_directions(
     return targets / targets.norm(dim=-1, keepdim=True)
 
 
+def directions_against(
+    directions: Float[Tensor, "*image target feature"],
+    others: Float[Tensor, "*image other feature"],
+) -> Float[Tensor, "*image target feature"]:
+    """Unit directions less the mean of others', which are checked as targets are.
+
+    Raises ValueError for a target that is all that it is explained against.
+    """
+    mean = target_directions(others, directions.shape[-1]).mean(-2, keepdim=True)
+    left = directions - mean.to(directions)
+    if (left.norm(dim=-1) < torch.finfo(left.dtype).eps ** 0.5).any():
+        raise ValueError("a target is the mean of what it is explained against: nothing is left")
+    return left
+
+
 def require_targets(targets: Tensor, width: int | None = None) -> None:
     """Raise TypeError or ValueError unless `targets` are finite vectors as wide as the model's."""
     shape = f"[target, {width or 'feature'}] or [image, target, {width or 'feature'}]"
@@ -81,6 +96,15 @@ def objective_slopes(
     unit = exact / length
     along = (directions * unit).sum(-1, keepdim=True)
     return ((directions - along * unit) / length).transpose(0, 1).to(features.dtype)
+
+
+def unit_scores(
+    features: Float[Tensor, "image picture feature"],
+    directions: Float[Tensor, "image target feature"],
+) -> Float[Tensor, "image target picture"]:
+    """The scalar product of unit features, some of each image, with the image's directions."""
+    exact = features.to(directions.dtype)
+    return directions @ (exact / feature_lengths(exact)).mT
 
 
 def similarities(

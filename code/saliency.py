@@ -17,14 +17,15 @@ from torch import Tensor, nn
 from cams import CAMS, BaseCAM
 from checks import require_differentiable, require_finite, type_name, undisturbed
 from maps import normalise_maps, resize_maps
-from methods import METHODS, Maps, Method, explaining, on_grid
+from methods import MASKING, METHODS, POOL_METHODS, Maps, Method, explaining, is_of_targets, on_grid
 from model import ModifiedResNet, VisionTransformer
-from objective import for_each_image, target_directions
+from objective import directions_against, for_each_image, target_directions
 from recording import forget_attention, pooling_of, record_matrices
 from recording.encoders import Encoder, Images, encoder_of
 from recording.runs import NoAttention, OtherPooling, image_count
 from recording.stages import Encoded, last_stage
 
+RESNET_METHODS = CAMS | POOL_METHODS
 READ_FROM = {"CLS": "CLS", "probe": "an attention pool", "average": "an average of tokens"}
 
 __all__ = [
@@ -44,8 +45,9 @@ def relevance_maps(
     method: str | None = None,
     *,
     negative: bool = False,
-    start_block: int = 0,
+    start_block: int | None = None,
     scale: float | Float[Tensor, ""] = 1.0,
+    against: Float[Tensor, "*image other feature"] | None = None,
 ) -> Maps:
     """Relevance of every cell of each image to its cosine similarity with each target.
 
@@ -58,10 +60,13 @@ def relevance_maps(
     method: one of `methods(model)`; by default "last grad" for a ViT and "GradCAM" for a ResNet.
     negative: explain dissimilarity, the negated cosine, instead.
     start_block: of a ViT: relevance collects over the blocks from this one on (negative: from the
-        end). Chefer et al. advise to leave out early blocks where there are many tokens (ViT-B/16).
+        end); by default over all, and for CLIP Surgery over the last six. Chefer et al. advise to
+        leave out early blocks where there are many tokens (ViT-B/16).
     scale: of a ViT: what is explained is `scale` times the cosine. It matters where matrices are
         multiplied: Chefer et al.'s code for CLIP explains the logit by "all grads", here
         `scale=model.logit_scale.exp()`.
+    against: features of other texts (or pictures), such as those of all prompts: explain the
+        similarity with the target less the mean of those with them, what speaks for it alone.
 
     Returns raw relevance on the patch grid of a ViT, or the grid of the last block of a ResNet
     (FullGrad: of the images' size), float32 (float64 from a float64 model), neither normalised nor
@@ -71,6 +76,12 @@ def relevance_maps(
     """
     encoder = encoder_of(model)
     directions = target_directions(targets, feature_width(encoder))
+    if against is not None:
+        if not is_of_targets(method):
+            raise ValueError(
+                f"{method} is the same for all targets, so against means nothing to it"
+            )
+        directions = directions_against(directions, against)
     return direction_maps(encoder, images, directions, method, negative, start_block, scale)
 
 
@@ -80,48 +91,56 @@ def direction_maps(
     directions: Float[Tensor, "*image target feature"],
     method: str | None = None,
     negative: bool = False,
-    start_block: int = 0,
+    start_block: int | None = None,
     scale: float | Float[Tensor, ""] = 1.0,
 ) -> Maps:
     """As `relevance_maps`, of the scalar product of the unit image features with any direction.
 
     With unit targets it is their cosine; with t1 - t2 the difference of two cosines.
     """
-    encoder, scale, sign = encoder_of(model), positive(scale), -1 if negative else 1
-    tables = tables_of(encoder)
+    encoder, scale = encoder_of(model), positive(scale)
+    table = candidates(encoder)
+    default = next(iter(table))
     if not isinstance(method, str | None):
-        raise TypeError(f"method must be a name, such as {next(iter(tables[0]))!r}; got {method!r}")
-    if method is not None and not any(method in table for table in tables):
+        raise TypeError(f"method must be a name, such as {default!r}; got {method!r}")
+    if method is not None and method not in table:
         raise ValueError(
             f"unknown method {method!r}; the methods for a {type(encoder.model).__name__} are "
-            f"{', '.join(name for table in tables for name in table)}"
+            f"{', '.join(table)}"
         )
     encoder.require_images(images)
-    if METHODS in tables and (method is None or method in METHODS):
-        chosen = METHODS[method or next(iter(METHODS))]
+    chosen, of_resnet = table[method or default], isinstance(encoder.model, ModifiedResNet)
+    if isinstance(chosen, Method):
+        if of_resnet:
+            require_no_blocks(start_block, scale)
         if not chosen.of_targets and (negative or scale != 1):
             raise ValueError(
                 f"{method} is the same for all targets, so negative and scale mean nothing to it"
             )
+        factor = -scale if negative else scale
         try:
-            return attention_maps(encoder, images, directions, chosen, start_block, sign * scale)
+            return attention_maps(encoder, images, directions, chosen, start_block, factor)
         except OtherPooling:
             raise ValueError(why_not(method, chosen, found_pooling(encoder, images))) from None
         except NoAttention as error:
             if method is not None:
                 raise ValueError(f"{error}: the methods for it are {', '.join(CAMS)}") from error
-    elif METHODS in tables and (pooling := found_pooling(encoder, images)):
+            chosen = next(iter(CAMS.values()))
+    elif not of_resnet and (pooling := found_pooling(encoder, images)):
         raise ValueError(
             f"{method} is for convolutional networks, and this model attends: the methods for it "
             f"are {', '.join(explaining(pooling))}"
         )
+    require_no_blocks(start_block, scale)
+    cam = cam_of(encoder, chosen, images)
+    return cam.maps(images, -directions if negative else directions)[0]
+
+
+def require_no_blocks(start_block: int | None, scale: float) -> None:
     if start_block:
         raise ValueError("start_block is for ViTs: a ResNet has no attention blocks")
     if scale != 1:
         raise ValueError("scale is for ViTs: CAMs explain the cosine, or CLIP's logit, as they say")
-    directions = -directions if negative else directions
-    cam = cam_of(encoder, CAMS[method or next(iter(CAMS))], images)
-    return cam.maps(images, directions)[0]
 
 
 def attention_maps(
@@ -129,7 +148,7 @@ def attention_maps(
     images: Images,
     directions: Tensor,
     method: Method,
-    start_block: int,
+    start_block: int | None,
     factor: float,
 ) -> Maps:
     with undisturbed(encoder.weight.device):
@@ -155,7 +174,7 @@ def block_maps(
     grad: bool = False,
     *,
     negative: bool = False,
-    start_block: int = 0,
+    start_block: int | None = None,
 ) -> Float[Tensor, "block image target row column"]:
     """The attention of CLS in every block of a ViT from `start_block` on, the mean of its heads.
 
@@ -166,7 +185,7 @@ def block_maps(
     list of maps [block, target, row, column].
     """
     encoder = encoder_of(model)
-    if tables_of(encoder) == [CAMS]:
+    if isinstance(encoder.model, ModifiedResNet):
         raise TypeError(f"a {type(encoder.model).__name__} has no blocks that attend")
     directions = target_directions(targets, feature_width(encoder))
     encoder.require_images(images)
@@ -214,11 +233,10 @@ def methods(model: nn.Module | Encoder) -> dict:
     For a model that is not of ours, it runs on an empty picture once.
     """
     encoder = encoder_of(model)
-    tables = tables_of(encoder)
-    if len(tables) > 1:
-        pooling = found_pooling(encoder, encoder.example())
-        return explaining(pooling) if pooling else CAMS
-    return tables[0]
+    if isinstance(encoder.model, VisionTransformer | ModifiedResNet):
+        return candidates(encoder)
+    pooling = found_pooling(encoder, encoder.example())
+    return explaining(pooling) if pooling else CAMS | MASKING
 
 
 def found_pooling(encoder: Encoder, images: Images) -> str | None:
@@ -226,11 +244,11 @@ def found_pooling(encoder: Encoder, images: Images) -> str | None:
         return pooling_of(encoder, encoder.placed(images))
 
 
-def tables_of(encoder: Encoder) -> list[dict]:
-    """The tables of methods that may explain a network, as far as its class tells."""
+def candidates(encoder: Encoder) -> dict[str, Method | type[BaseCAM]]:
+    """The methods that may explain a network, as far as its class tells; the default first."""
     if isinstance(encoder.model, ModifiedResNet):
-        return [CAMS]
-    return [METHODS] if isinstance(encoder.model, VisionTransformer) else [METHODS, CAMS]
+        return RESNET_METHODS
+    return METHODS if isinstance(encoder.model, VisionTransformer) else METHODS | CAMS
 
 
 def feature_width(encoder: Encoder) -> int | None:

@@ -3,16 +3,18 @@
 All have the signature of `relevance_maps` and return maps at a size of their own.
 """
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from cams import CAMS
 from image_utils import true_colours
+from methods import Method
 from model import ModifiedResNet, VisionTransformer
 from recording.encoders import Encoder, encoder_of
-from saliency import block_maps, methods
+from saliency import methods, relevance_maps
 
 Maps = Float[Tensor, "image target row column"]
 
@@ -49,15 +51,6 @@ def edges(model: nn.Module | Encoder, images: Tensor, targets: Tensor) -> Maps:
     return blurred(change, images.shape[-1] // 20).expand(-1, targets.shape[-2], -1, -1)
 
 
-def attention(model: nn.Module | Encoder, images: Tensor, targets: Tensor) -> Maps:
-    """Of a network that attends, what the features are read by last (CLS in the last block), the
-    mean of its heads.
-    """
-    directions = targets[:1] if targets.ndim == 2 else targets[:, :1]
-    maps = block_maps(model, images, directions, start_block=-1)[-1]
-    return maps.expand(-1, targets.shape[-2], -1, -1)
-
-
 def blurred(images: Float[Tensor, "image channel row column"], radius: int) -> Tensor:
     """Images smoothed by a Gaussian of that deviation, in pixels, mirrored at the borders."""
     reach = torch.arange(-3 * radius, 3 * radius + 1, device=images.device, dtype=images.dtype)
@@ -72,8 +65,9 @@ def blurred(images: Float[Tensor, "image channel row column"], radius: int) -> T
 
 
 def baselines(model: nn.Module | Encoder) -> dict:
-    """The baselines for a model, by name."""
+    """By name, with the methods of a model whose maps are the same for all targets."""
     found = {"centre": centre, "random": random, "edges": edges}
-    if methods(model) is not CAMS:
-        found["attention"] = attention
+    for name, method in methods(model).items():
+        if isinstance(method, Method) and not method.of_targets:
+            found[name] = partial(relevance_maps, method=name)
     return found

@@ -28,7 +28,7 @@ from evaluation.sanity import cascade, rank_correlation
 from evaluation.scene_sets import SceneBatch, absent_concepts
 from explainer import Explainer
 from files import whole_file
-from methods import METHODS
+from methods import is_of_targets
 from model import CLIP, VisionTransformer
 from saliency import relevance_maps, resize_maps
 
@@ -244,11 +244,6 @@ class Study:
                         row[name + sign] = maps.sum((-2, -1)).cpu()
             rows.append(row)
         return stacked(rows) if rows else {}
-
-
-def is_of_targets(method: str) -> bool:
-    """Whether its maps differ from target to target, and so have a sign."""
-    return method not in METHODS or METHODS[method].of_targets
 
 
 def source_digest() -> str:

@@ -16,6 +16,7 @@ attention pool behind the blocks, `asks` and `start` of a recording say how much
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -23,8 +24,11 @@ from torch import Tensor
 
 from methods.attention_alone import attention, rollout
 from methods.attention_gradients import Relevance, all_grads, gradcam, last_grad
-from methods.published import grad_eclip, legrad, maskclip, surgery
+from methods.masks import occlusion, rise
+from methods.pools import pool, pool_signed
+from methods.published import grad_eclip, legrad, maskclip, sclip, surgery
 from methods.streams import direct, direct_signed, path
+from model import ModifiedResNet
 from recording import (
     Recording,
     is_ours_as_written,
@@ -32,15 +36,23 @@ from recording import (
     record_matrices,
     record_readers,
 )
+from recording.attention import by_queries_and_keys, own_value
 from recording.encoders import Encoder, Images
+from recording.masks import Masked, record_occlusion, record_rise
 from recording.others import (
     Dense,
+    record_answered,
     record_attention,
     record_one_head,
     record_own_scores,
     record_similarity,
     record_surgery,
-    record_values,
+)
+from recording.pools import (
+    record_cells,
+    record_cells_surgery,
+    record_pool,
+    record_pool_query,
 )
 from recording.runs import OtherPooling
 from recording.streams import record_direct, record_path
@@ -61,15 +73,15 @@ class Method:
     whole: whether memory grows with pairs of image and target, by whole matrices.
     """
 
-    relevance: Callable[[Recording | Dense], Relevance]
-    record: Callable[..., Recording | Dense]
+    relevance: Callable[[Recording | Dense | Masked], Relevance]
+    record: Callable[..., Recording | Dense | Masked]
     poolings: tuple[str, ...] = POOLINGS
     ours_alone: bool = False
     of_targets: bool = True
     whole: bool = False
 
     def explain(
-        self, encoder: Encoder, images: Images, directions: Tensor, start_block: int
+        self, encoder: Encoder, images: Images, directions: Tensor, start_block: int | None
     ) -> Maps | list[Float[Tensor, "target row column"]]:
         """Maps on the patch grid, of what is recorded from `start_block` on; a list of one map an
         image where the grids differ.
@@ -84,7 +96,8 @@ class Method:
             return [one.expand(count, -1, -1) for one in maps]
         if not isinstance(images, Tensor):  # what a processor made of all of them together
             return self.maps(encoder, images, directions, start_block)
-        known = self.whole or is_ours_as_written(encoder) or encoder.pooling
+        ours = is_ours_as_written(encoder) or isinstance(encoder.model, ModifiedResNet)
+        known = self.whole or ours or encoder.pooling
         if not known and len(images) > 1:  # the first image tells what is read
             parts = [(images[part], directions[part]) for part in (slice(1), slice(1, None))]
             return torch.cat([self.explain(encoder, *part, start_block) for part in parts])
@@ -97,7 +110,9 @@ class Method:
         ]
         return torch.cat([torch.cat(row, 1) for row in found])
 
-    def maps(self, encoder: Encoder, images: Images, directions: Tensor, start_block: int) -> Maps:
+    def maps(
+        self, encoder: Encoder, images: Images, directions: Tensor, start_block: int | None
+    ) -> Maps:
         if encoder.pooling not in (None, *self.poolings):
             raise OtherPooling
         recording = self.record(encoder, images, directions, start_block)
@@ -115,6 +130,12 @@ def on_grid(relevance: Float[Tensor, "image *target token"], recording: Recordin
     ]
 
 
+# Of any network: it is only asked.
+MASKING = {
+    "occlusion": Method(occlusion, record_occlusion),
+    "RISE": Method(rise, record_rise),
+}
+
 METHODS = {
     "last grad": Method(last_grad, record_readers),
     "all grads": Method(all_grads, record_matrices, whole=True),
@@ -125,10 +146,22 @@ METHODS = {
     "Grad-ECLIP": Method(grad_eclip, record_similarity, ("CLS",)),
     "Grad-ECLIP, one head": Method(grad_eclip, record_one_head, ("CLS",), ours_alone=True),
     "LeGrad": Method(legrad, record_own_scores, ("CLS",), whole=True),
-    "MaskCLIP": Method(maskclip, record_values, ("CLS",)),
+    "MaskCLIP": Method(maskclip, partial(record_answered, answer=own_value), ("CLS",)),
+    "SCLIP": Method(sclip, partial(record_answered, answer=by_queries_and_keys), ("CLS",)),
     "CLIP Surgery": Method(surgery, record_surgery, ("CLS",)),
     "rollout": Method(rollout, record_attention, of_targets=False, whole=True),
     "attention": Method(attention, record_readers, of_targets=False),
+    **MASKING,
+}
+# Of the attention pool of a ResNet of ours.
+POOL_METHODS = {
+    "pool": Method(pool, record_pool),
+    "pool signed": Method(pool_signed, record_pool),
+    "Grad-ECLIP": Method(grad_eclip, record_pool_query),
+    "MaskCLIP": Method(maskclip, record_cells),
+    "CLIP Surgery": Method(surgery, record_cells_surgery),
+    "attention": Method(attention, record_pool, of_targets=False),
+    **MASKING,
 }
 
 
@@ -139,3 +172,9 @@ def explaining(pooling: str) -> dict[str, Method]:
         for name, method in METHODS.items()
         if pooling in method.poolings and not method.ours_alone
     }
+
+
+def is_of_targets(name: str | None) -> bool:
+    """Whether the maps of a method differ from target to target."""
+    method = (METHODS | POOL_METHODS).get(name)
+    return method is None or method.of_targets

@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from methods.attention_gradients import Relevance
-from objective import feature_lengths
+from objective import unit_scores
 from recording import Recording
 from recording.others import Dense
 
@@ -50,18 +50,27 @@ def maskclip(dense: Dense) -> Relevance:
     return similarities(dense)
 
 
+def sclip(dense: Dense) -> Relevance:
+    """SCLIP: Wang et al., ECCV 2024 (there, too, labels are taken from it).
+
+    r_i = cos(f_i, t)
+
+    As `maskclip`, but the last block answers with softmax(Q Qᵀ / √d) V + softmax(K Kᵀ / √d) V.
+    """
+    return similarities(dense)
+
+
 def surgery(dense: Dense) -> Relevance:
     """CLIP Surgery: Li et al., 2023, its architecture.
 
     r_i = cos(f_i, t),   f from z = x_d + Σ_{l >= d} Attention_l(V_l, V_l, V_l) W_l
 
-    The last six blocks (`start_block` later: fewer) let values attend to each other, and what that
-    writes is added up beside the stream, without MLPs; they read the stream as it is otherwise.
+    The last six blocks, or those from `start_block` on, let values attend to each other, and what
+    that writes is added up beside the stream, without MLPs; what they read is the stream as it is.
     What a set of texts has in common is not taken away (the paper's feature surgery).
     """
     return similarities(dense)
 
 
 def similarities(dense: Dense) -> Float[Tensor, "image target token"]:
-    exact = dense.features.to(dense.directions.dtype)
-    return dense.directions @ (exact / feature_lengths(exact)).mT
+    return unit_scores(dense.features, dense.directions)

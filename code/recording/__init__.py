@@ -75,13 +75,13 @@ class Recording:
 
 
 def record_readers(
-    encoder: Encoder, images: Images, directions: Tensor, start_block: int
+    encoder: Encoder, images: Images, directions: Tensor, start_block: int | None
 ) -> Recording:
     if is_ours_as_written(encoder):
         return by_shortcut(shortcuts.cls_queries, encoder, images, directions, start_block)
     run = Run(encoder, images, whole=encoder.pooling == "average")
     encoder.pooling, features, asks = pooled(run)
-    first = block_number(start_block, len(run.layers))
+    first = first_block(start_block, len(run.layers))
     layer = run.probe or run.layers[-1]
     if encoder.pooling == "CLS":
         gradient = last_gradient(encoder, run, layer, features, directions)[:, :, :, :1]
@@ -126,7 +126,7 @@ def pooling_of(encoder: Encoder, images: Images) -> str | None:
 
 
 def record_matrices(
-    encoder: Encoder, images: Images, directions: Tensor, start_block: int
+    encoder: Encoder, images: Images, directions: Tensor, start_block: int | None
 ) -> Recording:
     if is_ours_as_written(encoder):
         return by_shortcut(shortcuts.all_queries, encoder, images, directions, start_block)
@@ -136,7 +136,7 @@ def record_matrices(
     asks = next((asks for asks in each if asks.any()), None)
     if asks is None:
         raise ValueError("the features do not depend on the attention of any block")
-    attentions = attentions[block_number(start_block, len(run.layers)) :]
+    attentions = attentions[first_block(start_block, len(run.layers)) :]
     slopes = objective_slopes(features.detach(), directions)
     found = one_by_one(features, attentions, slopes)
     pairs = [
@@ -156,10 +156,10 @@ def by_shortcut(
     encoder: Encoder,
     images: Images,
     directions: Tensor,
-    start_block: int,
+    start_block: int | None,
 ) -> Recording:
     visual = encoder.model
-    first = block_number(start_block, len(visual.transformer.resblocks))
+    first = first_block(start_block, len(visual.transformer.resblocks))
     return of_cls(record(visual, images, directions, first), directions, visual.grid(images))
 
 
@@ -269,6 +269,11 @@ def require_all_blocks(first: int) -> None:
         raise ValueError(
             "start_block is for models whose blocks are read; of this one the attention pool is"
         )
+
+
+def first_block(start_block: int | None, blocks: int) -> int:
+    """The number of the block to start at; by default (None) the first."""
+    return 0 if start_block is None else block_number(start_block, blocks)
 
 
 def block_number(block: int, blocks: int) -> int:

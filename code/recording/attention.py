@@ -8,7 +8,7 @@ the network means, behind rotary embeddings, normalised queries, masks and adapt
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -85,6 +85,23 @@ class Attention:
             is_causal=self.is_causal,
             scale=self.scale,
         )
+
+
+def own_value(attention: Attention) -> Heads:
+    """To each token its own value (MaskCLIP)."""
+    return attention.value
+
+
+def by_values(attention: Attention) -> Heads:
+    """As if values were queries and keys (CLIP Surgery)."""
+    return replace(attention, query=attention.value, key=attention.value).answer()
+
+
+def by_queries_and_keys(attention: Attention) -> Heads:
+    """Queries attend to queries, keys to keys, and both are added (SCLIP)."""
+    of_queries = replace(attention, key=attention.query).probabilities()
+    of_keys = replace(attention, query=attention.key).probabilities()
+    return (of_queries + of_keys) @ attention.value
 
 
 class Attentions(TorchFunctionMode):

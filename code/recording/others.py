@@ -5,7 +5,7 @@
                       of attention.
 `record_own_scores`   of every block its attention, with the gradient of the objective asked of the
                       mean of its own tokens.
-`record_values`, `record_surgery`   features of every token.
+`record_answered`, `record_surgery`   features of every token, where attention has another answer.
 """
 
 from dataclasses import dataclass
@@ -20,6 +20,7 @@ from recording import (
     Recording,
     block_number,
     even,
+    first_block,
     is_ours_as_written,
     last_gradient,
     of_cls,
@@ -28,6 +29,7 @@ from recording import (
     recording,
     shortcuts,
 )
+from recording.attention import Answer
 from recording.encoders import Encoder, Grid, Images
 from recording.runs import OtherPooling, Run, require_graph
 from recording.tokens import Tokens
@@ -46,7 +48,7 @@ class Dense:
 
 
 def record_attention(
-    encoder: Encoder, images: Images, directions: Tensor, start_block: int
+    encoder: Encoder, images: Images, directions: Tensor, start_block: int | None
 ) -> Recording:
     run = Run(encoder, images, whole=True)
     if is_ours_as_written(encoder) or encoder.pooling == "CLS":
@@ -55,7 +57,7 @@ def record_attention(
     else:
         encoder.pooling, features, asks = pooled(run)
         feature_lengths(features)
-    first = block_number(start_block, len(run.layers))
+    first = first_block(start_block, len(run.layers))
     layers = [*run.layers[first:], *([run.probe] if run.probe else [])]
     pairs = ((layer.attention.probabilities().mean(1, True), None) for layer in reversed(layers))
     weights = even(asks.to(directions.device), directions)
@@ -63,10 +65,10 @@ def record_attention(
 
 
 def record_similarity(
-    encoder: Encoder, images: Images, directions: Tensor, start_block: int
+    encoder: Encoder, images: Images, directions: Tensor, start_block: int | None
 ) -> Recording:
     if is_ours_as_written(encoder):
-        block_number(start_block, len(encoder.model.transformer.resblocks))
+        first_block(start_block, len(encoder.model.transformer.resblocks))
         last = shortcuts.last_query(encoder.model, images, directions, False)
         pair = similarity(last.query, last.key), last.gradient
         return of_cls(iter([pair]), directions, encoder.model.grid(images))
@@ -74,7 +76,7 @@ def record_similarity(
     encoder.pooling, features, _ = pooled(run)
     if encoder.pooling != "CLS":
         raise OtherPooling
-    block_number(start_block, len(run.layers))
+    first_block(start_block, len(run.layers))
     last = run.layers[-1]
     gradient = last_gradient(encoder, run, last, features, directions)[:, :, :, :1]
     pair = similarity(last.attention.query[:, :, :1], last.attention.key), gradient
@@ -82,7 +84,7 @@ def record_similarity(
 
 
 def record_one_head(
-    encoder: Encoder, images: Images, directions: Tensor, start_block: int
+    encoder: Encoder, images: Images, directions: Tensor, start_block: int | None
 ) -> Recording:
     """As `record_similarity`, as the published code has it: the last block attends with one head,
     and queries and keys are compared behind the output projection, with its bias.
@@ -90,7 +92,7 @@ def record_one_head(
     require_ours(encoder)
     visual = encoder.model
     blocks = visual.transformer.resblocks
-    block_number(start_block, len(blocks))
+    first_block(start_block, len(blocks))
     last = shortcuts.last_query(visual, images, directions, True)
     with torch.no_grad():
         out = blocks[-1].attn.merge
@@ -116,48 +118,53 @@ def similarity(
 
 
 def record_own_scores(
-    encoder: Encoder, images: Images, directions: Tensor, start_block: int
+    encoder: Encoder, images: Images, directions: Tensor, start_block: int | None
 ) -> Recording:
     if is_ours_as_written(encoder):
-        first = block_number(start_block, len(encoder.model.transformer.resblocks))
+        first = first_block(start_block, len(encoder.model.transformer.resblocks))
         pairs = shortcuts.own_scores(encoder.model, images, directions, first)
         return of_cls(pairs, directions, encoder.model.grid(images))
     tokens, features = tokens_of(encoder, images)
     require_graph(tokens.features_of_cls(features, len(tokens.layers) - 1))
     encoder.pooling = "CLS"
-    first = block_number(start_block, len(tokens.layers))
+    first = first_block(start_block, len(tokens.layers))
     return of_cls(
         tokens.own_scores(encoder, directions, first), directions, *patches(encoder, tokens)
     )
 
 
-def record_values(encoder: Encoder, images: Images, directions: Tensor, start_block: int) -> Dense:
+def record_answered(
+    encoder: Encoder, images: Images, directions: Tensor, start_block: int | None, answer: Answer
+) -> Dense:
     if is_ours_as_written(encoder):
-        block_number(start_block, len(encoder.model.transformer.resblocks))
-        features = shortcuts.value_features(encoder.model, images)
+        first_block(start_block, len(encoder.model.transformer.resblocks))
+        features = shortcuts.answered_features(encoder.model, images, answer)
         return Dense(features, directions, encoder.model.grid(images), 1)
     tokens, features = tokens_of(encoder, images)
-    block_number(start_block, len(tokens.layers))
-    dense = tokens.value_features(features)
+    first_block(start_block, len(tokens.layers))
+    dense = tokens.answered_features(features, answer)
     encoder.pooling = "CLS"
     return Dense(dense, directions, *patches(encoder, tokens))
 
 
 def record_surgery(
-    encoder: Encoder, images: Images, directions: Tensor, start_block: int, blocks: int = SURGERY
+    encoder: Encoder, images: Images, directions: Tensor, start_block: int | None
 ) -> Dense:
-    """`blocks`: how many of the last are changed, of those from `start_block` on."""
     if is_ours_as_written(encoder):
         count = len(encoder.model.transformer.resblocks)
-        first = max(block_number(start_block, count), count - blocks)
+        first = surgery_block(start_block, count)
         features = shortcuts.surgery_features(encoder.model, images, first)
         return Dense(features, directions, encoder.model.grid(images), 1)
     tokens, features = tokens_of(encoder, images)
     count = len(tokens.layers)
-    first = max(block_number(start_block, count), count - blocks)
+    first = surgery_block(start_block, count)
     dense = tokens.surgery_features(features, first)
     encoder.pooling = "CLS"
     return Dense(dense, directions, *patches(encoder, tokens))
+
+
+def surgery_block(start_block: int | None, blocks: int) -> int:
+    return max(blocks - SURGERY, 0) if start_block is None else block_number(start_block, blocks)
 
 
 def tokens_of(encoder: Encoder, images: Images) -> tuple[Tokens, Float[Tensor, "image feature"]]:

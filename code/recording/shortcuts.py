@@ -13,7 +13,7 @@ only CLS asks.
                 `all_queries`.
 `last_query`    the last block alone.
 
-`value_features` and `surgery_features` are the features of every token.
+`answered_features` and `surgery_features` are the features of every token.
 
 Most take images, unit `directions [image, target, feature]` to explain and the first block to
 record, and yields pairs (A_l, G_l) as `methods/` describes, last block first.
@@ -30,6 +30,7 @@ from torch import Tensor
 from checks import is_plain
 from model import ResidualAttentionBlock, Transformer, VisionTransformer
 from objective import objective_slopes
+from recording.attention import Answer, Attention, by_values
 from recording.gradients import gradients
 
 
@@ -164,18 +165,16 @@ def own_scores(
 
 
 @torch.no_grad()
-def value_features(
-    visual: VisionTransformer, images: Tensor
+def answered_features(
+    visual: VisionTransformer, images: Tensor, answer: Answer
 ) -> Float[Tensor, "image token feature"]:
-    """The features of every token, the last block answering each with its own value."""
+    """The features of every token, the attention of the last block having another answer."""
     *early, last = visual.transformer.resblocks
     x = visual.embed(images)
     for block in early:
         x = block(x)
-    width = x.shape[-1]
-    weight, bias = last.attn.in_proj_weight[-width:], last.attn.in_proj_bias[-width:]
-    (value,) = last.attn.split(F.linear(last.ln_1(x), weight, bias))
-    return visual.project(last.finish(x, value))
+    attention = Attention(*last.attn.queries_keys_values(last.ln_1(x)))
+    return visual.project(last.finish(x, answer(attention)))
 
 
 @torch.no_grad()
@@ -192,7 +191,7 @@ def surgery_features(
     new = x
     for block in blocks[first:]:
         q, k, v = block.attn.queries_keys_values(block.ln_1(x))
-        new = new + block.attn.merge(F.scaled_dot_product_attention(v, v, v))
+        new = new + block.attn.merge(by_values(Attention(q, k, v)))
         x = block.finish(x, F.scaled_dot_product_attention(q, k, v))
     return visual.project(new)
 

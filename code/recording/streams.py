@@ -23,7 +23,7 @@ from objective import objective_slopes
 from recording import (
     Recording,
     are_same,
-    block_number,
+    first_block,
     gradients_of,
     is_ours_as_written,
     of_cls,
@@ -46,13 +46,13 @@ from recording.shortcuts import at_attention
 
 
 def record_direct(
-    encoder: Encoder, images: Images, directions: Tensor, start_block: int
+    encoder: Encoder, images: Images, directions: Tensor, start_block: int | None
 ) -> Recording:
     return record_cls(encoder, images, directions, start_block, shortcuts.written, True)
 
 
 def record_path(
-    encoder: Encoder, images: Images, directions: Tensor, start_block: int
+    encoder: Encoder, images: Images, directions: Tensor, start_block: int | None
 ) -> Recording:
     return record_cls(encoder, images, directions, start_block, shortcuts.written_on, False)
 
@@ -61,19 +61,19 @@ def record_cls(
     encoder: Encoder,
     images: Images,
     directions: Tensor,
-    start_block: int,
+    start_block: int | None,
     shortcut: Callable[..., Iterator[tuple[Tensor, Tensor]]],
     direct: bool,
 ) -> Recording:
     if is_ours_as_written(encoder):
-        first = block_number(start_block, len(encoder.model.transformer.resblocks))
+        first = first_block(start_block, len(encoder.model.transformer.resblocks))
         pairs = shortcut(encoder.model, images, directions, first)
         return of_cls(pairs, directions, encoder.model.grid(images))
     chain = None if encoder.pooling == "probe" else Chain(encoder, images)
     features = chain and chain.read()
     if chain is None or chain.probe:
         return record_readers(encoder, images, directions, start_block)
-    first = block_number(start_block, len(chain.layers))
+    first = first_block(start_block, len(chain.layers))
     again = chain.features_of_cls(features, first, direct)
     encoder.pooling = "CLS"
     require_graph(again)

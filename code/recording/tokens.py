@@ -5,7 +5,6 @@ of CLS, as the only token of an image.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from objective import objective_slopes
 from recording import are_same, gradients_of
-from recording.attention import Attention, Heads
+from recording.attention import Answer, Attention, Heads, by_values
 from recording.encoders import Encoder
 from recording.runs import OtherPooling
 from recording.shortcuts import at_attention
@@ -25,24 +24,21 @@ Features = Float[Tensor, "image token feature"]
 
 
 class Tokens(Chain):
-    def value_features(self, features: Float[Tensor, "image feature"]) -> Features:
-        """As `shortcuts.value_features`. OtherPooling if the network does not read CLS alone."""
-        last = len(self.layers) - 1
-        return self.read_tokens(features, last, lambda attention: attention.value, self.last_end)
+    def answered_features(
+        self, features: Float[Tensor, "image feature"], answer: Answer
+    ) -> Features:
+        """As `shortcuts.answered_features`. OtherPooling if the network does not read CLS alone."""
+        return self.read_tokens(features, len(self.layers) - 1, answer, self.last_end)
 
     def surgery_features(self, features: Float[Tensor, "image feature"], first: int) -> Features:
         """As `shortcuts.surgery_features`, likewise."""
-
-        def of_values(attention: Attention) -> Heads:
-            return replace(attention, query=attention.value, key=attention.value).answer()
-
-        return self.read_tokens(features, first, of_values, self.all_added)
+        return self.read_tokens(features, first, by_values, self.all_added)
 
     def read_tokens(
         self,
         features: Float[Tensor, "image feature"],
         first: int,
-        answer: Callable[[Attention], Heads],
+        answer: Answer,
         end: Callable[[], Tensor],
     ) -> Features:
         """Features of the tokens of the stream `end()`, behind blocks from `first` on whose
@@ -80,7 +76,7 @@ class Tokens(Chain):
             return self.returned(block, stream.flatten(0, 1).unsqueeze(1))
         return self.returned(block, stream.transpose(0, 1).flatten(0, 1).unsqueeze(0))
 
-    def answer_others(self, answer: Callable[[Attention], Heads], attention: Attention) -> Heads:
+    def answer_others(self, answer: Answer, attention: Attention) -> Heads:
         link = self.links[-1]
         cls = self.layers[link.index].rows @ attention.value
         link.leaf = torch.cat([cls, answer(attention)[:, :, 1:]], 2)
