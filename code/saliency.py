@@ -78,9 +78,7 @@ def relevance_maps(
     directions = target_directions(targets, feature_width(encoder))
     if against is not None:
         if not is_of_targets(method):
-            raise ValueError(
-                f"{method} is the same for all targets, so against means nothing to it"
-            )
+            raise ValueError(f"{method} is the same for all targets, whatever they are against")
         directions = directions_against(directions, against)
     return direction_maps(encoder, images, directions, method, negative, start_block, scale)
 

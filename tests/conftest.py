@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import recording.masks
 from model import CLIP, VisionTransformer
 from small_clip import small_vit
 
@@ -15,6 +16,12 @@ matplotlib.use("Agg")
 if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as cores: each has one
     torch.set_num_threads(1)
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # and those that it starts
+
+
+@pytest.fixture(autouse=True)
+def few_masks(monkeypatch):
+    """RISE asks a network a thousand times."""
+    monkeypatch.setattr(recording.masks, "RISE_MASKS", 20)
 
 
 @pytest.fixture(scope="session")

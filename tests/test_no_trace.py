@@ -24,9 +24,10 @@ from vit_cam import (
     vit_perword_relevance,
     vit_relevance,
 )
+from vit_oracles import ORACLES
 
 STATM = Path("/proc/self/statm")
-every_method = pytest.mark.parametrize("method", METHODS)
+every_method = pytest.mark.parametrize("method", ORACLES)
 
 
 @pytest.fixture
@@ -146,7 +147,7 @@ def test_500_explanations_take_no_memory(targets):
     model = small_vit(vocab_size=100).visual
     images, targets = noise(2, 3, 64, 64).float(), targets[:1].float()
     # One explanation by "all grads" holds 270 kB of attention alone: 160 of them would show.
-    methods = itertools.islice(itertools.cycle(METHODS), 560)
+    methods = itertools.islice(itertools.cycle(ORACLES), 560)
     for number, method in enumerate(methods):
         if number == 60:
             count, memory = tensors(), resident()
@@ -227,7 +228,7 @@ def test_nor_does_a_forward_pass_without_a_backward_pass(visual, images, graphs)
 def test_eight_threads_with_one_model_give_the_sequential_result(visual, targets):
     many = noise(8, 2, 3, 32, 32)
     signed = [
-        (method, negative) for method in METHODS for negative in (False, METHODS[method].of_targets)
+        (method, negative) for method in ORACLES for negative in (False, METHODS[method].of_targets)
     ]
     cases = list(itertools.product(signed, [0, 2], range(8)))
 

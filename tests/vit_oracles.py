@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from methods import METHODS
+
 
 class Block(NamedTuple):
     """Of one block, for one image and objective."""
@@ -152,6 +154,25 @@ def maskclip(blocks: list[Block]) -> Tensor:
     return each_token(block, x + block.module.mlp(block.module.ln_2(x)))
 
 
+def sclip(blocks: list[Block]) -> Tensor:
+    *_, block = blocks
+    attention, width = block.module.attn, block.stream.shape[-1]
+    q, k = (
+        F.linear(
+            block.module.ln_1(block.stream),
+            attention.in_proj_weight[start : start + width],
+            attention.in_proj_bias[start : start + width],
+        )
+        .unflatten(1, (attention.heads, -1))
+        .transpose(0, 1)
+        for start in (0, width)
+    )
+    values, heads = values_and_projections(block.module, block.stream)
+    each = [(one @ one.transpose(1, 2) / q.shape[-1] ** 0.5).softmax(-1) for one in (q, k)]
+    x = block.stream + (sum(each) @ values @ heads).sum(0) + attention.out_proj.bias
+    return each_token(block, x + block.module.mlp(block.module.ln_2(x)))
+
+
 def surgery(blocks: list[Block]) -> Tensor:
     """Of networks of up to six blocks."""
     x = blocks[0].stream
@@ -188,10 +209,14 @@ ORACLES = OF_PAIRS | {
     "Grad-ECLIP, one head": grad_eclip_one_head,
     "LeGrad": legrad,
     "MaskCLIP": maskclip,
+    "SCLIP": sclip,
     "CLIP Surgery": surgery,
     "rollout": rollout,
     "attention": attention,
 }
+
+
+OF_TARGETS = [name for name in ORACLES if METHODS[name].of_targets]
 
 
 def oracle_map(method: str, blocks: list[Block], grid: tuple[int, int]) -> Tensor:

@@ -16,7 +16,6 @@ attention pool behind the blocks, `asks` and `start` of a recording say how much
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -36,15 +35,15 @@ from recording import (
     record_matrices,
     record_readers,
 )
-from recording.attention import by_queries_and_keys, own_value
 from recording.encoders import Encoder, Images
 from recording.masks import Masked, record_occlusion, record_rise
 from recording.others import (
     Dense,
-    record_answered,
     record_attention,
+    record_correlations,
     record_one_head,
     record_own_scores,
+    record_own_values,
     record_similarity,
     record_surgery,
 )
@@ -70,6 +69,7 @@ class Method:
     poolings: what the features of networks that it explains may be read from.
     ours_alone: whether it is for our network, with nothing done to it.
     of_targets: whether maps differ from target to target.
+    signed: whether negative relevance speaks against a target.
     whole: whether memory grows with pairs of image and target, by whole matrices.
     """
 
@@ -78,6 +78,7 @@ class Method:
     poolings: tuple[str, ...] = POOLINGS
     ours_alone: bool = False
     of_targets: bool = True
+    signed: bool = False
     whole: bool = False
 
     def explain(
@@ -132,8 +133,8 @@ def on_grid(relevance: Float[Tensor, "image *target token"], recording: Recordin
 
 # Of any network: it is only asked.
 MASKING = {
-    "occlusion": Method(occlusion, record_occlusion),
-    "RISE": Method(rise, record_rise),
+    "occlusion": Method(occlusion, record_occlusion, signed=True),
+    "RISE": Method(rise, record_rise, signed=True),
 }
 
 METHODS = {
@@ -141,14 +142,14 @@ METHODS = {
     "all grads": Method(all_grads, record_matrices, whole=True),
     "gradcam": Method(gradcam, record_readers),
     "direct": Method(direct, record_direct, ("CLS", "probe")),
-    "direct signed": Method(direct_signed, record_direct, ("CLS", "probe")),
+    "direct signed": Method(direct_signed, record_direct, ("CLS", "probe"), signed=True),
     "path": Method(path, record_path, ("CLS", "probe")),
     "Grad-ECLIP": Method(grad_eclip, record_similarity, ("CLS",)),
     "Grad-ECLIP, one head": Method(grad_eclip, record_one_head, ("CLS",), ours_alone=True),
     "LeGrad": Method(legrad, record_own_scores, ("CLS",), whole=True),
-    "MaskCLIP": Method(maskclip, partial(record_answered, answer=own_value), ("CLS",)),
-    "SCLIP": Method(sclip, partial(record_answered, answer=by_queries_and_keys), ("CLS",)),
-    "CLIP Surgery": Method(surgery, record_surgery, ("CLS",)),
+    "MaskCLIP": Method(maskclip, record_own_values, ("CLS",), signed=True),
+    "SCLIP": Method(sclip, record_correlations, ("CLS",), signed=True),
+    "CLIP Surgery": Method(surgery, record_surgery, ("CLS",), signed=True),
     "rollout": Method(rollout, record_attention, of_targets=False, whole=True),
     "attention": Method(attention, record_readers, of_targets=False),
     **MASKING,
@@ -156,10 +157,10 @@ METHODS = {
 # Of the attention pool of a ResNet of ours.
 POOL_METHODS = {
     "pool": Method(pool, record_pool),
-    "pool signed": Method(pool_signed, record_pool),
+    "pool signed": Method(pool_signed, record_pool, signed=True),
     "Grad-ECLIP": Method(grad_eclip, record_pool_query),
-    "MaskCLIP": Method(maskclip, record_cells),
-    "CLIP Surgery": Method(surgery, record_cells_surgery),
+    "MaskCLIP": Method(maskclip, record_cells, signed=True),
+    "CLIP Surgery": Method(surgery, record_cells_surgery, signed=True),
     "attention": Method(attention, record_pool, of_targets=False),
     **MASKING,
 }

@@ -5,10 +5,12 @@
                       of attention.
 `record_own_scores`   of every block its attention, with the gradient of the objective asked of the
                       mean of its own tokens.
-`record_answered`, `record_surgery`   features of every token, where attention has another answer.
+`record_own_values`, `record_correlations`, `record_surgery`   features of every token, where
+                      attention has another answer.
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -29,7 +31,7 @@ from recording import (
     recording,
     shortcuts,
 )
-from recording.attention import Answer
+from recording.attention import Answer, by_queries_and_keys, own_value
 from recording.encoders import Encoder, Grid, Images
 from recording.runs import OtherPooling, Run, require_graph
 from recording.tokens import Tokens
@@ -145,6 +147,10 @@ def record_answered(
     dense = tokens.answered_features(features, answer)
     encoder.pooling = "CLS"
     return Dense(dense, directions, *patches(encoder, tokens))
+
+
+record_own_values = partial(record_answered, answer=own_value)
+record_correlations = partial(record_answered, answer=by_queries_and_keys)
 
 
 def record_surgery(

@@ -17,82 +17,78 @@ from torch import Tensor
 from checks import is_plain_itself
 from model import AttentionPool2d, fit_positions
 from objective import objective_slopes
-from recording import Recording, gradients_of, require_graph
-from recording.attention import Attention, by_values
+from recording import Recording, gradients_of, of_cls, require_graph
+from recording.attention import Answer, Attention, by_values, own_value
 from recording.encoders import Encoder
 from recording.others import Dense, similarity
 from recording.shortcuts import at_attention
+from recording.twins import twins
 
 Images = Float[Tensor, "image 3 height width"]
 
 
 def record_pool(
-    encoder: Encoder, images: Images, directions: Tensor, start_block: int | None = 0
+    encoder: Encoder, images: Images, directions: Tensor, start_block: int | None
 ) -> Recording:
-    read = read_pool(encoder, images)
-    return of_pool(encoder, images, directions, read, read.probabilities())
+    pool, attention = read_pool(encoder, images)
+    gradient = pool_gradient(encoder, pool, attention, directions)
+    pair = attention.probabilities(), gradient
+    return of_cls(iter([pair]), directions, encoder.model.grid(images))
 
 
 def record_pool_query(
-    encoder: Encoder, images: Images, directions: Tensor, start_block: int | None = 0
+    encoder: Encoder, images: Images, directions: Tensor, start_block: int | None
 ) -> Recording:
-    read = read_pool(encoder, images)
-    return of_pool(encoder, images, directions, read, similarity(read.query, read.key))
-
-
-def of_pool(
-    encoder: Encoder, images: Images, directions: Tensor, read: Attention, attention: Tensor
-) -> Recording:
-    gradient = pool_gradient(encoder, read, directions)
-    asks = directions.new_ones(1)
-    start = directions.new_zeros(attention.shape[-1])
-    return Recording(iter([(attention, gradient)]), asks, start, encoder.model.grid(images), 1)
+    pool, attention = read_pool(encoder, images)
+    gradient = pool_gradient(encoder, pool, attention, directions)
+    pair = similarity(attention.query, attention.key), gradient
+    return of_cls(iter([pair]), directions, encoder.model.grid(images))
 
 
 def record_cells(
-    encoder: Encoder, images: Images, directions: Tensor, start_block: int | None = 0
+    encoder: Encoder,
+    images: Images,
+    directions: Tensor,
+    start_block: int | None,
+    answer: Answer = own_value,
 ) -> Dense:
-    return of_cells(encoder, images, directions, read_pool(encoder, images).value)
-
-
-def record_cells_surgery(
-    encoder: Encoder, images: Images, directions: Tensor, start_block: int | None = 0
-) -> Dense:
-    return of_cells(encoder, images, directions, by_values(read_pool(encoder, images)))
-
-
-def of_cells(encoder: Encoder, images: Images, directions: Tensor, answers: Tensor) -> Dense:
+    pool, attention = read_pool(encoder, images)
     with torch.no_grad():
-        features = pool_of(encoder).merge(answers)
+        features = pool.merge(answer(attention))
     return Dense(features, directions, encoder.model.grid(images), 1)
 
 
-def pool_of(encoder: Encoder) -> AttentionPool2d:
-    """ValueError unless the features are what the pool makes of the trunk."""
+def record_cells_surgery(
+    encoder: Encoder, images: Images, directions: Tensor, start_block: int | None
+) -> Dense:
+    return record_cells(encoder, images, directions, start_block, by_values)
+
+
+def read_pool(encoder: Encoder, images: Images) -> tuple[AttentionPool2d, Attention]:
+    """The pool and its attention, whose tokens are the mean of all cells, which alone asks, and the
+    cells. ValueError unless the network is trunk and pool, and nothing else.
+    """
     visual = encoder.model
-    if not (is_plain_itself(visual) and is_plain_itself(visual.attnpool)):
+    known = isinstance(visual.attnpool, AttentionPool2d)
+    if not (known and is_plain_itself(visual) and is_plain_itself(visual.attnpool)):
         raise ValueError(
-            "something was done to this ResNet (a hook, another class) behind its attention pool, "
+            "something was done to this ResNet (a hook, another class) at its attention pool, "
             "which is what this method reads: GradCAM takes it"
         )
-    return visual.attnpool
-
-
-@torch.no_grad()
-def read_pool(encoder: Encoder, images: Images) -> Attention:
-    """Its tokens are the mean of all cells, which alone asks, and the cells."""
-    pool = pool_of(encoder)
-    x = encoder.model.trunk(images)
-    positions = fit_positions(pool.positional_embedding, encoder.model.grid(images))
-    return Attention(*pool.query_keys_values(x, positions))
+    visual = twins(visual)[visual]  # which is in evaluation mode
+    pool = visual.attnpool
+    with torch.no_grad():
+        x = visual.trunk(images)
+        positions = fit_positions(pool.positional_embedding, visual.grid(images))
+        return pool, Attention(*pool.query_keys_values(x, positions))
 
 
 def pool_gradient(
-    encoder: Encoder, read: Attention, directions: Tensor
+    encoder: Encoder, pool: AttentionPool2d, attention: Attention, directions: Tensor
 ) -> Float[Tensor, "image target head 1 token"]:
-    mixed = read.answer().requires_grad_()
-    features = pool_of(encoder).merge(mixed)[:, 0]
+    answer = attention.answer().requires_grad_()
+    features = pool.merge(answer)[:, 0]
     require_graph(features)
     slopes = objective_slopes(features.detach(), directions)
-    (slopes,) = gradients_of(encoder)(features, (mixed,), slopes)
-    return at_attention(slopes, read.value)
+    (slopes,) = gradients_of(encoder)(features, (answer,), slopes)
+    return at_attention(slopes, attention.value)

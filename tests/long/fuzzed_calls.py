@@ -21,7 +21,7 @@ from small_clip import small_resnet, small_vit
 from vit_cam import vit_block_vis, vit_perword_relevance, vit_relevance
 
 SIDES = {"ViT": 32, "RN": 64}
-COSTLY = ("ScoreCAM", "GScoreCAM", "AblationCAM", "FullGrad")
+COSTLY = ("ScoreCAM", "GScoreCAM", "AblationCAM", "FullGrad", "occlusion", "RISE")
 FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 OTHERS = (torch.uint8, torch.int64, torch.bool, torch.complex64)
 junk = st.one_of(
@@ -93,8 +93,10 @@ def images_and_targets(tally: Tally, cases: int) -> None:
             given[instead[0]], valid = instead[1], False
 
         def fault(maps: Tensor) -> str:
-            if not maps.isfinite().all() or maps.requires_grad or (maps < 0).any():
-                return "maps that are not finite, negative, or part of a graph"
+            if not maps.isfinite().all() or maps.requires_grad:
+                return "maps that are not finite, or part of a graph"
+            if (maps < 0).any() and not getattr(methods(clip(kind))[method], "signed", False):
+                return "negative relevance of a method that is not signed"
             if not valid:
                 return ""
             exact = (one.detach().clone().double() for one in given)

@@ -14,6 +14,7 @@ from fuzzed_files import shuffled
 from outcomes import Tally, for_all
 
 from cams import CAMS
+from methods import is_of_targets
 from saliency import methods, relevance_maps
 
 EXACT = 1e-8  # of the largest value, in float64
@@ -74,7 +75,7 @@ def check_laws(tally: Tally, cases: int, name: str, side: int, explain: Callable
             ("neighbours", partial(explain, images[one], targets), maps[one]),
             ("added targets", partial(explain, images, targets[one]), maps[:, one]),
             ("length of targets", partial(explain, images, length * targets), maps),
-            ("negative twice", partial(explain, images, -targets, True), maps),
+            ("negative twice", partial(explain, images, -targets, is_of_targets(name)), maps),
             ("targets of each image", partial(explain, images, targets.expand(2, 2, 16)), maps),
         ):
             fault = partial(different, expected=expected, tolerance=EXACT)

@@ -1,0 +1,97 @@
+"""Occlusion and RISE: pictures of which parts are hidden, one at a time, in plain loops."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import recording.masks
+from conftest import noise
+from recording.masks import random_masks
+from saliency import methods, relevance_maps
+from small_clip import small_resnet
+
+EXACT = 1e-9
+
+
+@pytest.fixture(scope="module")
+def resnet() -> nn.Module:
+    return small_resnet(vocab_size=100).double().visual
+
+
+def score(visual: nn.Module, image: Tensor, target: Tensor) -> Tensor:
+    with torch.no_grad():
+        return F.cosine_similarity(visual(image[None])[0], target, 0)
+
+
+def occluded(visual: nn.Module, image: Tensor, target: Tensor, window: int, cell: int) -> Tensor:
+    rows, columns = (side // cell for side in image.shape[1:])
+    drops, count = torch.zeros(rows, columns).double(), torch.zeros(rows, columns)
+    for top in range(rows - window + 1):
+        for left in range(columns - window + 1):
+            hidden = image.clone()
+            across = slice(left * cell, (left + window) * cell)
+            hidden[:, top * cell : (top + window) * cell, across] = 0
+            drop = score(visual, image, target) - score(visual, hidden, target)
+            drops[top : top + window, left : left + window] += drop
+            count[top : top + window, left : left + window] += 1
+    return drops / count
+
+
+@pytest.mark.parametrize("size", [(32, 32), (64, 72)])
+def test_occlusion_of_a_vit_hides_a_quarter_of_each_side(visual, targets, size):
+    images = noise(2, 3, *size)
+    maps = relevance_maps(visual, images, targets, "occlusion")
+    for i, image in enumerate(images):
+        for k, target in enumerate(targets):
+            expected = occluded(visual, image, target, max(1, size[0] // 32), 8)
+            torch.testing.assert_close(maps[i, k], expected, rtol=EXACT, atol=1e-12)
+
+
+def test_occlusion_of_a_resnet_hides_its_cells(resnet, targets):
+    images = noise(1, 3, 64, 96)
+    maps = relevance_maps(resnet, images, targets, "occlusion")
+    expected = occluded(resnet, images[0], targets[1], 1, 32)
+    torch.testing.assert_close(maps[0, 1], expected, rtol=EXACT, atol=1e-12)
+
+
+def test_rise_is_the_mean_of_masks_by_what_they_leave_to_see(visual, images, targets):
+    maps = relevance_maps(visual, images, targets, "RISE")
+    masks = random_masks((32, 32)).double()
+    expected = torch.zeros(4, 4).double()
+    for mask in masks:
+        cells = F.avg_pool2d(mask, 8)[0]
+        expected += score(visual, images[1] * mask, targets[2]) * cells / (0.5 * len(masks))
+    torch.testing.assert_close(maps[1, 2], expected, rtol=EXACT, atol=1e-12)
+
+
+def test_masks_keep_half_and_lie_in_the_picture_at_random(monkeypatch):
+    monkeypatch.setattr(recording.masks, "RISE_MASKS", 2000)
+    masks = random_masks((20, 36))
+    assert masks.shape == (2000, 1, 20, 36)
+    assert masks.min() >= 0
+    assert masks.max() <= 1
+    assert (masks.mean(0) - 0.5).abs().max() < 0.05
+    assert torch.equal(masks, random_masks((20, 36)))
+
+
+@pytest.mark.parametrize("method", ["occlusion", "RISE"])
+def test_they_explain_whatever_gives_features(visual, resnet, images, targets, method):
+    """Hooks included: the network is only asked."""
+    assert method in methods(visual)
+    assert method in methods(resnet)
+    before = relevance_maps(visual, images, targets, method)
+    visual.register_forward_hook(lambda module, inputs, output: output.roll(1, -1))
+    maps = relevance_maps(visual, images, targets, method)
+    torch.testing.assert_close(maps, relevance_maps(visual, images, targets, method))
+    assert not torch.allclose(maps, before, rtol=1e-3)
+    rolled = relevance_maps(visual, images, targets.roll(1, -1), method)
+    torch.testing.assert_close(rolled, before, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("method", ["occlusion", "RISE"])
+def test_dissimilarity_is_the_opposite(visual, images, targets, method):
+    maps = relevance_maps(visual, images, targets, method)
+    torch.testing.assert_close(
+        relevance_maps(visual, images, targets, method, negative=True), -maps
+    )
