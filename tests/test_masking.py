@@ -70,7 +70,7 @@ def test_masks_keep_half_and_lie_in_the_picture_at_random(monkeypatch):
     masks = random_masks((20, 36))
     assert masks.shape == (2000, 1, 20, 36)
     assert masks.min() >= 0
-    assert masks.max() <= 1
+    assert masks.max() < 1 + 1e-6
     assert (masks.mean(0) - 0.5).abs().max() < 0.05
     assert torch.equal(masks, random_masks((20, 36)))
 
