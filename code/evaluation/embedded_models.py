@@ -21,11 +21,10 @@ from clip_ import load
 from embedded import scenes
 from evaluation.localisation import pointing_game
 from evaluation.scene_sets import SceneBatch, at_least_one, concept_features, scene_batches
+from evaluation.study import FEWER
 from intervals import interval
 from model import CLIP
 from saliency import methods, relevance_maps, resize_maps
-
-SLOW = ("FullGrad", "AblationCAM", "ScoreCAM", "GScoreCAM")  # measured only if asked for
 
 
 def scenes_for(
@@ -75,10 +74,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Zero-shot top-1 and pointing on emoji scenes")
     parser.add_argument("name", help="an embedded model, or a checkpoint")
     parser.add_argument("--scenes", type=at_least_one, default=1000, help="of each kind")
-    parser.add_argument("--methods", nargs="+", help=f"default: all but {', '.join(SLOW)}")
+    parser.add_argument("--methods", nargs="+", help=f"default: all but {', '.join(FEWER)}")
     args = parser.parse_args(arguments)
     model, _ = load(args.name, device="cpu")
-    chosen = args.methods or [method for method in methods(model) if method not in SLOW]
+    chosen = args.methods or [method for method in methods(model) if method not in FEWER]
     unknown = [method for method in chosen if method not in methods(model)]
     if unknown:
         parser.error(f"unknown methods {', '.join(unknown)}; there are {', '.join(methods(model))}")

@@ -40,7 +40,14 @@ Columns = dict[str, np.ndarray]
 # Batches of pictures, of so many at most: the same ones, in the same order, at every call.
 Pictures = Callable[[int | None], Iterable[SceneBatch]]
 # Methods that run the network many times are measured on this many pictures at most.
-FEWER = {"FullGrad": 200, "AblationCAM": 200, "ScoreCAM": 12, "GScoreCAM": 12}
+FEWER = {
+    "FullGrad": 200,
+    "AblationCAM": 200,
+    "occlusion": 60,
+    "ScoreCAM": 12,
+    "GScoreCAM": 12,
+    "RISE": 12,
+}
 
 
 class Study:

@@ -15,7 +15,9 @@ from checks import require_finite
 from embedded.scenes import concepts, draw_scene, drawable
 from evaluation.localisation import pointing_game, where_it_lies
 from evaluation.scene_sets import absent_concepts, as_batch, concept_phrases, scene_batches
+from evaluation.study import FEWER
 from explainer import Explainer
+from methods import is_of_targets
 from saliency import block_maps, direction_maps, resize_maps
 from words import word_directions
 
@@ -51,12 +53,21 @@ def by_block(explainer: Explainer, scenes: int) -> tuple[dict[str, list[np.ndarr
     return {name: list(torch.cat(found, 1).numpy()) for name, found in hits.items()}, np.mean(base)
 
 
+def compared(explainer: Explainer) -> list[str]:
+    """The methods that maps are compared by: of targets, quick, and one form of each."""
+    return [
+        name
+        for name in explainer.methods
+        if is_of_targets(name) and name not in FEWER and name != "Grad-ECLIP, one head"
+    ]
+
+
 def by_target(explainer: Explainer, scenes: int) -> tuple[dict[str, Samples], float]:
     """For each method and kind of target (text, or a picture of the object in another style):
     whether the peak lies on the object; and chance.
     """
     texts = explainer.texts(concept_phrases())
-    hits, base = {method: defaultdict(list) for method in explainer.methods}, []
+    hits, base = {method: defaultdict(list) for method in compared(explainer)}, []
     for batch in two_objects(explainer, scenes):
         base += chance(batch.masks)
         targets = {"text": texts[batch.concepts]}
@@ -89,17 +100,17 @@ def style_features(explainer: Explainer, style: str) -> Float[Tensor, "concept f
 
 
 def absent(explainer: Explainer, scenes: int) -> Samples:
-    """For each method: how much relevance (its sum) a concept gets that is not in the scene, over
+    """For each method: how much relevance (its positive sum) a concept gets that is not in the scene, over
     what the objects of the scene get in the mean. Scenes where those get none are left out.
     """
     texts = explainer.texts(concept_phrases())
     rng = np.random.default_rng(0)
-    ratios = {method: [] for method in explainer.methods}
+    ratios = {method: [] for method in compared(explainer)}
     for batch in two_objects(explainer, scenes):
         missing = absent_concepts(rng, batch.concepts, len(texts))
         targets = texts[torch.cat([batch.concepts, missing[:, None]], 1)]
         for method, found in ratios.items():
-            sums = explainer.maps(batch.images, targets, method).sum((-2, -1)).cpu()
+            sums = explainer.maps(batch.images, targets, method).clamp(min=0).sum((-2, -1)).cpu()
             given = sums[:, :2].mean(1)
             found += (sums[:, 2] / given)[given > 0].tolist()
     return as_arrays(ratios)
