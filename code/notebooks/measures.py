@@ -100,8 +100,8 @@ def style_features(explainer: Explainer, style: str) -> Float[Tensor, "concept f
 
 
 def absent(explainer: Explainer, scenes: int) -> Samples:
-    """For each method: how much relevance (its positive sum) a concept gets that is not in the scene, over
-    what the objects of the scene get in the mean. Scenes where those get none are left out.
+    """For each method: how much relevance (its sum, of what is positive) a concept gets that is not
+    in the scene, over the mean of the objects that are. Scenes where those get none are left out.
     """
     texts = explainer.texts(concept_phrases())
     rng = np.random.default_rng(0)
