@@ -3,7 +3,7 @@
 Attention is written out in the place of the fused kernel, so that autograd can differentiate at it.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest.mock import patch
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from conftest import noise
 from families import Family
+from methods import MASKING
 from recording.encoders import Encoder, encoder_of
 from saliency import relevance_maps
 
@@ -105,6 +106,11 @@ def attention_by_hand(cut: list[Tensor] | None = None) -> Iterator[list[Tensor]]
         patch.object(nn.MultiheadAttention, "forward", without_weights),
     ):
         yield found
+
+
+def unmasked(methods: Iterable[str]) -> list[str]:
+    """Without those that only ask the network."""
+    return [name for name in methods if name not in MASKING]
 
 
 Matrices = list[Tensor]  # of each layer [image, query, token]

@@ -20,6 +20,7 @@ from autograd_oracle import (
     grids,
     on_grids,
     shares,
+    unmasked,
 )
 from families import FAMILIES, similar_to_a_text
 from methods import MASKING, METHODS, explaining
@@ -62,7 +63,7 @@ def test_features_are_those_of_the_library(case):
 
 
 @every_attending_family
-@pytest.mark.parametrize("method", METHODS.keys() - MASKING)
+@pytest.mark.parametrize("method", unmasked(METHODS))
 def test_maps_are_what_the_definition_says(case, method):
     pooling = case.family.pooling
     if method in explaining(pooling):
@@ -121,7 +122,7 @@ def test_many_targets_take_no_more_runs_than_one(case, method):
 
 
 @pytest.mark.parametrize("name", ["ViT-L-14-CLIPA", "timm, two tokens"])
-@pytest.mark.parametrize("method", explaining("average").keys() - MASKING)
+@pytest.mark.parametrize("method", unmasked(explaining("average")))
 def test_parts_of_averages_are_put_together_in_order(case, method):
     targets = torch.cat([case.targets] * 7)
     found = relevance_maps(case.model, case.images, targets, method)
@@ -161,7 +162,7 @@ def maps_of(model: nn.Module, case: Case, method: str) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("name", ["ViT-B-32", "ViT-B-32-quickgelu", "ViT-H-14"])
-@pytest.mark.parametrize("method", explaining("CLS").keys() - MASKING)
+@pytest.mark.parametrize("method", unmasked(explaining("CLS")))
 def test_maps_of_a_vit_are_those_of_our_network(name, method):
     case, ours = of_our_network(name)
     assert_close(case.maps(method), maps_of(ours, case, method))

@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from autograd_oracle import Case, assert_close, distance, expected_maps
+from autograd_oracle import Case, assert_close, distance, expected_maps, unmasked
 from families import FAMILIES, of_open_clip, of_timm, of_transformers, stirred
-from methods import MASKING, METHODS, explaining
+from methods import METHODS, explaining
 from test_no_trace import assert_untouched, everything_on
 from vit_oracles import OF_PAIRS
 
@@ -39,7 +39,7 @@ DROPPING = {
 }
 
 every_library = pytest.mark.parametrize("library", LIBRARIES)
-every_method = pytest.mark.parametrize("method", explaining("CLS").keys() - MASKING)
+every_method = pytest.mark.parametrize("method", unmasked(explaining("CLS")))
 
 
 @pytest.fixture

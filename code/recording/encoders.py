@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from checks import require_finite, require_tensor, type_name
 from model import CLIP, ModifiedResNet, VisionTransformer, patch_grid
 from preprocessing import OPENAI, Preprocessing, preprocessing_of
+from siglip import SigLIP
 
 Images = Float[Tensor, "image 3 height width"] | Mapping[str, Tensor]
 Grid = tuple[int, int]
@@ -111,6 +112,9 @@ def encoder_of(model: Any) -> Encoder:
         own = isinstance(bare, CLIP) and getattr(encodes, "__func__", None) is not CLIP.encode_image
         owner, encode = (bare, encodes) if own else (visual, visual.__call__)
         return Encoder(owner, encode, pixels=preprocessing_of(visual))
+    if isinstance(bare, SigLIP):
+        side = visual.input_resolution
+        return Encoder(bare, bare.encode_image, pixels=preprocessing_of(visual), size=(side, side))
     for library, encoder in FROM.items():
         if any(kind.__module__.split(".")[0] == library for kind in type(bare).__mro__):
             return encoder(bare)
