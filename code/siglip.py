@@ -96,10 +96,14 @@ class ImageTower(nn.Module):
         self.post_layernorm = nn.LayerNorm(width, EPSILON)
         self.head = AttentionPool(width, heads)
 
+    def grid(self, images: Float[Tensor, "image 3 height width"]) -> tuple[int, int]:
+        """Rows and columns of patches."""
+        return patch_grid(images, self.patch)
+
     def forward(
         self, images: Float[Tensor, "image 3 height width"]
     ) -> Float[Tensor, "image feature"]:
-        if patch_grid(images, self.patch) != (self.input_resolution // self.patch,) * 2:
+        if self.grid(images) != (self.input_resolution // self.patch,) * 2:
             raise ValueError(
                 f"this model reads pictures of {self.input_resolution} x {self.input_resolution}; "
                 f"got {list(images.shape)}"
@@ -111,6 +115,7 @@ class ImageTower(nn.Module):
         images: Float[Tensor, "image 3 height width"],
         positions: Float[Tensor, "token width"],
     ) -> Float[Tensor, "image feature"]:
+        """With positions of the size of their grid."""
         patches = self.embeddings.patch_embedding(images).flatten(2).mT
         return self.head(self.post_layernorm(self.encoder(patches + positions)))
 

@@ -1,6 +1,7 @@
 """Training of the embedded models: resumable, and a function of its recipe alone."""
 
 import csv
+import math
 from dataclasses import replace
 
 import pytest
@@ -11,6 +12,7 @@ from clip_ import load
 from embedded import train as training
 from embedded.train import Recipe, Stage, caption_tokens, tokenize, train
 from model import CLIP
+from siglip import SigLIP, build_siglip
 
 RECIPE = Recipe(
     model={
@@ -155,6 +157,46 @@ def test_a_resnet_trains_from_windows_to_whole_images(tmp_path):
     train(recipe, tmp_path, tmp_path / "tiny.safetensors", "cpu", workers=0)
     model, _ = load(tmp_path / "tiny.safetensors", device="cpu")
     assert model.visual.attnpool.positional_embedding.shape[0] == 1 + 4 * 4
+
+
+SIGLIP = Recipe(
+    model={
+        "image_resolution": 64,
+        "vision_layers": 2,
+        "vision_width": 64,
+        "vision_patch_size": 16,
+        "context_length": training.CAPTION_TOKENS,
+        "vocab_size": 49408,
+        "transformer_width": 64,
+        "transformer_layers": 1,
+    },
+    stages=(Stage(32, 8, 4, objects=2, zoom=1.5), Stage(64, 4, 4)),
+    rates=((0, 1.0), (12, 0.0)),
+    network=SigLIP,
+    dense=False,
+)
+
+
+def test_a_siglip_trains_from_windows_to_whole_images(tmp_path):
+    train(SIGLIP, tmp_path, tmp_path / "tiny.safetensors", "cpu", workers=0)
+    weights = load_file(tmp_path / "tiny.safetensors")
+    assert build_siglip(weights).visual.input_resolution == 64
+
+
+def test_the_siglip_is_trained_by_the_features_that_it_gives():
+    torch.manual_seed(0)
+    model = SigLIP(**SIGLIP.model)
+    images = torch.randn(2, 3, 64, 64)
+    found, _ = training.encode_siglip(model.visual, images, (0, 0), False)
+    torch.testing.assert_close(found[:, 0], model.encode_image(images))
+
+
+def test_the_sigmoid_loss_asks_each_pair_by_itself():
+    logits = torch.tensor([[2.0, -1.0], [0.0, 3.0]])
+    same = torch.tensor([[True, False], [True, False]])
+    odds = [1 / (1 + math.exp(-x)) for x in (2, 1, 0, -3)]
+    expected = -sum(map(math.log, odds)) / 2
+    assert training.sigmoid_loss(logits, same).item() == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(

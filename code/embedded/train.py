@@ -7,9 +7,11 @@ Two contrastive losses, both on image-level labels only (no mask is ever a label
   each competes with the absent ones, not with the other positives.
 
 The plain models (ViT-plain, RN-plain) are asked both of the features of the whole image, as public
-CLIPs were, and of nothing else. The others get help: the loss of concepts is asked of the patches
-too, each concept scored by the patches most like it (multiple-instance learning), and in later
-stages of CLS after every block (deep supervision), so that it looks at objects early.
+CLIPs were, and of nothing else; so is SigLIP-emoji, with the sigmoid loss (Zhai et al., 2023), where
+each pair of image and text is a question by itself. The others get help: the loss of concepts is
+asked of the patches too, each concept scored by the patches most like it (multiple-instance
+learning), and in later stages of CLS after every block (deep supervision), so that it looks at
+objects early.
 
 The first stages show small images, each a window of the native grid: patches and objects have the
 sizes they have at full size, at a part of the cost. The last stage shows full images while the
@@ -38,6 +40,7 @@ from embedded import scenes
 from files import whole_file
 from image_utils import normalise_pixels
 from model import CLIP, HEAD_WIDTH, ModifiedResNet, VisionTransformer
+from siglip import ImageTower, SigLIP
 
 CAPTION_TOKENS = 40  # enough for every caption; the attention is causal, so padding is cut off
 PROMPT_TOKENS = 16
@@ -65,6 +68,7 @@ class Recipe:
     stages: tuple[Stage, ...]
     rates: tuple[tuple[int, float], ...]  # (images seen, factor of the rates), linear between
     dense: bool = True  # whether the patches are asked for the concepts
+    network: type[CLIP | SigLIP] = CLIP
     varied: bool = False  # whether objects are drawn in more than their styles (`variations.py`)
     seed: int = 0
     learning_rate: float = 1e-3  # of AdamW
@@ -92,6 +96,13 @@ RESNET = {
     "vision_width": 32,
     "vision_patch_size": None,
 }
+PLAIN_VIT = (
+    Stage(80, 200_000, 160, objects=1, zoom=2.2),
+    Stage(112, 160_000, 160, objects=2, zoom=1.6),
+    Stage(160, 60_000, 160, objects=3, zoom=1.3),
+    Stage(224, 50_000, 128),
+)
+PLAIN_VIT_RATES = ((0, 0.0), (10_000, 1.0), (320_000, 1.0), (420_000, 1 / 3), (470_000, 0.0))
 RECIPES = {
     "ViT-emoji": Recipe(
         model=TEXT | VIT,
@@ -113,13 +124,22 @@ RECIPES = {
     ),
     "ViT-plain": Recipe(
         model=TEXT | VIT,
-        stages=(
-            Stage(80, 200_000, 160, objects=1, zoom=2.2),
-            Stage(112, 160_000, 160, objects=2, zoom=1.6),
-            Stage(160, 60_000, 160, objects=3, zoom=1.3),
-            Stage(224, 50_000, 128),
-        ),
-        rates=((0, 0.0), (10_000, 1.0), (320_000, 1.0), (420_000, 1 / 3), (470_000, 0.0)),
+        stages=PLAIN_VIT,
+        rates=PLAIN_VIT_RATES,
+        dense=False,
+        varied=True,
+    ),
+    "SigLIP-emoji": Recipe(
+        model=VIT
+        | {
+            "context_length": CAPTION_TOKENS,  # each text is as long, and each token attends to it
+            "vocab_size": TEXT["vocab_size"],
+            "transformer_width": TEXT["transformer_width"],
+            "transformer_layers": TEXT["transformer_layers"],
+        },
+        stages=PLAIN_VIT,
+        rates=PLAIN_VIT_RATES,
+        network=SigLIP,
         dense=False,
         varied=True,
     ),
@@ -192,12 +212,15 @@ def concept_prompts(seed: int) -> Tensor:
 
 def window(
     positions: Tensor, grid: tuple[int, int], corner: tuple[int, int]
-) -> Float[Tensor, "1+cell width"]:
-    """The position embeddings of the part of the native grid whose top left cell is `corner`."""
-    side = math.isqrt(len(positions) - 1)
+) -> Float[Tensor, "token width"]:
+    """The position embeddings of the part of the native grid whose top left cell is `corner`, and
+    of CLS or the mean token, if that is before them.
+    """
+    side = math.isqrt(len(positions))
     (rows, columns), (top, left) = grid, corner
-    square = positions[1:].unflatten(0, (side, side))[top : top + rows, left : left + columns]
-    return torch.cat([positions[:1], square.flatten(0, 1)])
+    first, square = positions.split([len(positions) - side**2, side**2])
+    square = square.unflatten(0, (side, side))[top : top + rows, left : left + columns]
+    return torch.cat([first, square.flatten(0, 1)])
 
 
 def encode_vit(
@@ -233,6 +256,15 @@ def encode_resnet(
     return torch.cat([pooled, cells], 1), None
 
 
+def encode_siglip(
+    visual: ImageTower, images: Tensor, corner: tuple[int, int], dense: bool
+) -> tuple[Float[Tensor, "image 1 feature"], None]:
+    """Features of the attention pool: there is no other loss of a SigLIP."""
+    positions = visual.embeddings.position_embedding.weight
+    positions = window(positions, visual.grid(images), corner)
+    return visual.encode(images, positions).unsqueeze(1), None
+
+
 @torch.compile
 def through_block(block: nn.Module, x: Tensor) -> Tensor:
     """As the block itself, but with plain products: with few tokens they train faster on a CPU."""
@@ -253,12 +285,23 @@ def concept_loss(logits: Tensor, present: Tensor) -> Tensor:
     return F.softplus(absent - logits)[present].mean()
 
 
+def sigmoid_loss(logits: Float[Tensor, "image text"], same: Tensor) -> Float[Tensor, ""]:
+    """-log sigmoid of each pair of image and text, negated where they do not belong together."""
+    return -F.logsigmoid(torch.where(same, logits, -logits)).sum(-1).mean()
+
+
+ENCODE = {
+    VisionTransformer: encode_vit,
+    ModifiedResNet: encode_resnet,
+    ImageTower: encode_siglip,
+}
+
+
 def losses(
-    model: CLIP, images, captions, prompts, present, corner, dense: bool, deep: bool
+    model: CLIP | SigLIP, images, captions, prompts, present, corner, dense: bool, deep: bool
 ) -> dict[str, Tensor]:
     """The losses of one batch, and how often a single object is named right."""
-    encode = encode_resnet if isinstance(model.visual, ModifiedResNet) else encode_vit
-    features, early = encode(model.visual, images, corner, dense)
+    features, early = ENCODE[type(model.visual)](model.visual, images, corner, dense)
     features = F.normalize(features.float(), dim=-1)
     texts = F.normalize(model.encode_text(captions).float(), dim=-1)
     concepts = F.normalize(model.encode_text(prompts).float(), dim=-1)
@@ -269,10 +312,16 @@ def losses(
     scores = scale * whole @ concepts.T
     single = present.sum(1) == 1
     right = present.gather(1, scores.argmax(1, keepdim=True))[single]
-    found = {
-        "caption": (F.cross_entropy(logits, match) + F.cross_entropy(logits.T, match)) / 2,
-        "concept": concept_loss(scores, present),
-    }
+    if isinstance(model, SigLIP):
+        found = {
+            "caption": sigmoid_loss(logits + model.logit_bias, match[:, None] == match),
+            "concept": sigmoid_loss(scores + model.logit_bias, present),
+        }
+    else:
+        found = {
+            "caption": (F.cross_entropy(logits, match) + F.cross_entropy(logits.T, match)) / 2,
+            "concept": concept_loss(scores, present),
+        }
     if dense:
         patch_scores = (scale * features[:, 1:] @ concepts.T).logsumexp(1)
         found["patch"] = concept_loss(patch_scores, present)
@@ -291,7 +340,7 @@ class Training:
         torch.manual_seed(recipe.seed)
         self.recipe, self.device = recipe, device
         self.halves = bfloat16_is_quicker(device)
-        self.model = CLIP(**recipe.model).to(device).train()
+        self.model = recipe.network(**recipe.model).to(device).train()
         self.prompts = concept_prompts(recipe.seed).to(device)
         self.optimizers = make_optimizers(self.model, recipe)
         self.rates = [[g["lr"] for g in o.param_groups] for o in self.optimizers]
@@ -405,7 +454,7 @@ def make_optimizers(model: CLIP, recipe: Recipe) -> list[torch.optim.Optimizer]:
     """Muon for the matrices of the blocks, AdamW for everything else."""
     matrices, decayed, other = [], [], []
     for name, parameter in model.named_parameters():
-        if "resblocks" in name and parameter.ndim == 2:
+        if parameter.ndim == 2 and ("resblocks" in name or "encoder.layers" in name):
             matrices.append(parameter)
         elif parameter.ndim >= 2 and "embedding" not in name:
             decayed.append(parameter)
@@ -462,12 +511,15 @@ def train(recipe: Recipe, folder: Path, output: Path, device: str, workers: int)
     progress.close()
     weights = {k: v.half().contiguous().cpu() for k, v in run.model.state_dict().items()}
     with whole_file(output) as unfinished:
-        save_file(weights, unfinished, metadata=configuration(recipe.model))
+        save_file(weights, unfinished, metadata=configuration(recipe))
     print(f"wrote {output}")
 
 
-def configuration(model: dict) -> dict[str, str]:
-    """What a file of weights says of its network; see `code/checkpoints/configuration.py`."""
+def configuration(recipe: Recipe) -> dict[str, str]:
+    """What a file of weights says of its network; see `checkpoints/configuration.py`."""
+    if recipe.network is SigLIP:
+        return {"network": "SigLIP"}
+    model = recipe.model
     cells = 1 if isinstance(model["vision_layers"], int) else 32
     image, text = cells * model["vision_width"] // HEAD_WIDTH, model["transformer_heads"]
     return {"activation": "quickgelu", "heads": f"{image}, {text}"}
