@@ -7,9 +7,9 @@ Two contrastive losses, both on image-level labels only (no mask is ever a label
   each competes with the absent ones, not with the other positives.
 
 The plain models (ViT-plain, RN-plain) are asked both of the features of the whole image, as public
-CLIPs were, and of nothing else; so is SigLIP-emoji, with the sigmoid loss (Zhai et al., 2023), where
-each pair of image and text is a question by itself. The others get help: the loss of concepts is
-asked of the patches too, each concept scored by the patches most like it (multiple-instance
+CLIPs were, and of nothing else; so is SigLIP-emoji, with the sigmoid loss (Zhai et al., 2023), by
+which each pair of image and text is a question by itself. The others get help: the loss of concepts
+is asked of the patches too, each concept scored by the patches most like it (multiple-instance
 learning), and in later stages of CLS after every block (deep supervision), so that it looks at
 objects early.
 
