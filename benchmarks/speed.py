@@ -58,7 +58,22 @@ SHAPES = {
     "ViT-L/14@336px": (768, 336, 24, 1024, 14),
 }
 SMALL = (32, 24, 3, 128, 8)  # a network for checks and for warming up
-METHODS = ("last grad", "gradcam", "all grads")
+ORIGINALS = ("last grad", "gradcam", "all grads")  # methods that the original had
+METHODS = (
+    *ORIGINALS,
+    "direct",
+    "direct signed",
+    "path",
+    "Grad-ECLIP",
+    "LeGrad",
+    "MaskCLIP",
+    "SCLIP",
+    "CLIP Surgery",
+    "rollout",
+    "attention",
+)
+POOLS = ("pool", "pool signed", "Grad-ECLIP", "MaskCLIP", "CLIP Surgery")
+WHOLE = ("all grads", "LeGrad")  # their time grows with pairs of image and target
 FORWARD, ORIGINAL = "forward", "original, one pair"
 
 
@@ -69,6 +84,16 @@ AIMS = (
     Aim("last grad", 9, "speed_up", 25),
     Aim("last grad", 64, "speed_up", 100),
     Aim("all grads", 1, "forwards", 2.5),
+    *(
+        Aim(method, targets, "forwards", 1.2 if targets == 64 else 1.1)
+        for method in ("direct", "direct signed", "attention", "MaskCLIP", "Grad-ECLIP")
+        for targets in (1, 9, 64)
+    ),
+    Aim("path", 9, "forwards", 1.15),
+    Aim("path", 64, "forwards", 1.6),
+    Aim("LeGrad", 9, "forwards", 1.5),
+    Aim("CLIP Surgery", 64, "forwards", 2.0),
+    Aim("pool", 9, "forwards", 1.1),
     Aim("GradCAM", 9, "forwards", 1.2),
     Aim("AblationCAM", 1, "speed_up", 20, batch=1),
     Aim("ScoreCAM", 9, "forwards", 2048, batch=1),
@@ -170,7 +195,7 @@ def largest_difference() -> float:
     visual = build(SMALL, Settings("cpu", torch.float64, 1, 0, 1, False))
     images, targets = inputs(visual, 2, 3)
     worst = 0.0
-    for method in METHODS:
+    for method in ORIGINALS:
         ours = relevance_maps(visual, images, targets, method).flatten(2)
         theirs = [[original(visual, x[None], t, method) for t in targets] for x in images]
         plain = torch.stack([torch.stack(row) for row in theirs])
@@ -191,7 +216,7 @@ def time_method(
     single = Case(case.model, ORIGINAL, 1, 1, 1)
     calls = [step(whole, visual), step(case, visual), step(single, visual)]
     # What had to be cut down is so long, and so far from every aim, that one round will do.
-    cut_down = case.step == "all grads" and case.batch * case.targets > settings.pairs
+    cut_down = case.step in WHOLE and case.batch * case.targets > settings.pairs
     rounds = take_turns(calls, 1 if cut_down else 3, settings.seconds, settings.device)
     forwards, methods, originals = (list(column) for column in zip(*rounds, strict=True))
     methods = [case.scale * seconds for seconds in methods]
@@ -208,7 +233,7 @@ def time_method(
         forwards=statistics.median(ratios),
         forwards_low=low,
         forwards_high=high,
-        speed_up=statistics.median(gains),
+        speed_up=statistics.median(gains) if case.step in ORIGINALS else math.nan,
         peak_mib=math.nan if case.scale != 1 else memory(case, settings),
         rounds=len(rounds),
         scaled=case.scale != 1,
@@ -248,7 +273,7 @@ def rows_of(
     rows, forwards, originals = [], [], []
     for count in targets:
         for method in methods:
-            run = max(1, min(batch, settings.pairs // count)) if method == "all grads" else batch
+            run = max(1, min(batch, settings.pairs // count)) if method in WHOLE else batch
             case = Case(model, method, batch, count, run)
             row, *yardsticks = time_method(case, visual, settings)
             forwards += yardsticks[0]
@@ -313,7 +338,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--models", nargs="+", choices=known, default=networks, metavar="MODEL")
     parser.add_argument("--batches", nargs="+", type=int, default=[8], metavar="IMAGES")
     parser.add_argument("--targets", nargs="+", type=int, default=[1, 9, 64], metavar="K")
-    every = [*METHODS, *CAMS]
+    every = list(dict.fromkeys((*METHODS, *CAMS, *POOLS)))
     parser.add_argument("--methods", nargs="+", choices=every, default=every, metavar="METHOD")
     parser.add_argument("--seconds", type=float, default=3, help="time for each line of the table")
     parser.add_argument(
@@ -355,8 +380,8 @@ def main() -> None:
     for model in chosen.models:
         for batch in chosen.batches:
             if model in RESNETS:
-                chosen_cams = [method for method in chosen.methods if method in CAMS]
-                rows += resnet_rows(model, batch, chosen_cams, settings)
+                named = [method for method in chosen.methods if method in (*CAMS, *POOLS)]
+                rows += resnet_rows(model, batch, named, settings)
             else:
                 chosen_methods = [method for method in chosen.methods if method in METHODS]
                 rows += rows_of(model, batch, chosen.targets, chosen_methods, settings)

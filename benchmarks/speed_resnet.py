@@ -18,6 +18,7 @@ from table import Call, Row, peak_mib, quartiles, seconds_of, show, take_turns
 from worker import Worker
 
 from model import CLIP, ModifiedResNet
+from pytorch_grad_cam import CAMS
 from saliency import relevance_maps
 
 # embed_dim, image_resolution, vision_layers, vision_width
@@ -78,7 +79,7 @@ def cam_rows(model: str, batch: int, methods: list[str], settings) -> list[Row]:
                     forward,
                     functools.partial(relevance_maps, visual, images, targets, method),
                 ]
-                if method not in (*PER_CHANNEL, "GScoreCAM"):
+                if method in CAMS and method not in (*PER_CHANNEL, "GScoreCAM"):
                     calls.append(functools.partial(grad_cam.run, method, batch))
                 slow = method in LOOKS_THROUGH
                 rounds = take_turns(
@@ -102,7 +103,7 @@ def cam_rows(model: str, batch: int, methods: list[str], settings) -> list[Row]:
                     forwards=statistics.median(ratios),
                     forwards_low=low,
                     forwards_high=high,
-                    speed_up=statistics.median(gains),
+                    speed_up=statistics.median(gains) if method in CAMS else math.nan,
                     peak_mib=peak,
                     rounds=len(rounds),
                 )
