@@ -67,10 +67,17 @@ class Explainer:
         return LOGIT_SCALE * (features * target_directions(targets, features.shape[-1])).sum(-1)
 
     def maps(
-        self, images: Images, targets: Targets, method: str | None = None, negative: bool = False
+        self,
+        images: Images,
+        targets: Targets,
+        method: str | None = None,
+        negative: bool = False,
+        against: Targets | None = None,
     ) -> Float[Tensor, "image target row column"]:
         """Raw relevance at the size of the images."""
-        maps = relevance_maps(self.encoder, images, targets, method, negative=negative)
+        maps = relevance_maps(
+            self.encoder, images, targets, method, negative=negative, against=against
+        )
         return resize_maps(maps, images.shape[-2:])
 
     def heat(

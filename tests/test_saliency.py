@@ -6,6 +6,7 @@ time (`vit_oracles.py`). A method that is added to the table needs its definitio
 
 import copy
 import itertools
+import math
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ import torch.nn.functional as F
 import methods
 from conftest import noise
 from methods import MASKING, METHODS
+from methods.published import feature_surgery
 from model import convert_weights
 from recording import pairs_at_once
 from recording.encoders import encoder_of
@@ -161,7 +163,7 @@ def test_a_scale_multiplies_the_cosine(visual, images, targets, method, scale):
         assert relative_error(maps[i, k], oracle_map(method, blocks, (4, 4))) < 1e-9
 
 
-@pytest.mark.parametrize("method", ORACLES.keys() - OF_TARGETS)
+@pytest.mark.parametrize("method", [name for name in ORACLES if name not in OF_TARGETS])
 @pytest.mark.parametrize("options", [{"negative": True}, {"scale": 2.0}])
 def test_what_is_the_same_for_all_targets_has_no_sign_and_no_scale(visual, images, method, options):
     with pytest.raises(ValueError, match=f"{method} is the same for all targets, so negative and"):
@@ -323,3 +325,59 @@ def test_block_maps_of_dissimilarity_are_negated_gradients(clip, images, targets
 def test_block_maps_start_at_a_block(clip, images, targets):
     maps = block_maps(clip, images, targets, True)
     torch.testing.assert_close(block_maps(clip, images, targets, True, start_block=-2), maps[2:])
+
+
+# Against other texts
+
+
+@every_method_of_targets
+def test_against_others_is_the_direction_away_from_their_mean(visual, images, targets, method):
+    others = noise(5, 16)
+    found = relevance_maps(visual, images, targets, method, against=others)
+    unit, mean = F.normalize(targets, dim=-1), F.normalize(others, dim=-1).mean(0)
+    expected = direction_maps(visual, images, unit - mean, method)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
+    own = relevance_maps(visual, images, targets, method, against=others.expand(2, -1, -1))
+    torch.testing.assert_close(own, expected, rtol=1e-9, atol=1e-12)
+
+
+def test_methods_that_add_up_relevance_give_the_difference_of_maps(visual, images, targets):
+    """Signed relevance is linear in the direction, if it is not divided by anything."""
+    maps = relevance_maps(visual, images, targets, "direct signed", against=targets)
+    each = relevance_maps(visual, images, targets, "direct signed")
+    torch.testing.assert_close(maps, each - each.mean(1, keepdim=True))
+
+
+def test_a_target_alone_is_nothing_against_itself(visual, images, targets):
+    with pytest.raises(ValueError, match="is the mean of what it is explained against"):
+        relevance_maps(visual, images, targets[:1], against=5 * targets[:1])
+
+
+@pytest.mark.parametrize("method", [name for name in ORACLES if name not in OF_TARGETS])
+def test_methods_without_a_target_are_against_nothing(visual, images, targets, method):
+    with pytest.raises(ValueError, match="same for all targets, whatever they are against"):
+        relevance_maps(visual, images, targets, method, against=targets)
+
+
+@pytest.mark.parametrize(
+    ("others", "message"),
+    [(noise(2, 15), "width|16"), (torch.zeros(1, 16), "all zero"), (noise(0, 16), "at least one")],
+)
+def test_what_a_target_is_against_is_checked_as_targets_are(
+    visual, images, targets, others, message
+):
+    with pytest.raises(ValueError, match=message):
+        relevance_maps(visual, images, targets, against=others)
+
+
+def test_feature_surgery_takes_away_what_texts_have_in_common(visual, images, targets):
+    with torch.no_grad():
+        features = visual(images)
+    found = feature_surgery(features, targets)
+    f, t = F.normalize(features, dim=-1), F.normalize(targets, dim=-1)
+    for i in range(2):
+        odds = [math.exp(2 * float(f[i] @ one)) for one in t]
+        weighted = [w * 3 / sum(odds) * one for w, one in zip(odds, t, strict=True)]
+        for k in range(3):
+            torch.testing.assert_close(found[i, k], weighted[k] - sum(weighted) / 3)
+    direction_maps(visual, images, found, "CLIP Surgery")

@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from methods.attention_gradients import Relevance
-from objective import unit_scores
+from objective import target_directions, unit_scores
 from recording import Recording
 from recording.others import Dense
 
@@ -67,9 +67,26 @@ def surgery(dense: Dense) -> Relevance:
 
     The last six blocks, or those from `start_block` on, let values attend to each other, and what
     that writes is added up beside the stream, without MLPs; what they read is the stream as it is.
-    What a set of texts has in common is not taken away (the paper's feature surgery).
+    What a set of texts has in common is taken away by the directions of `feature_surgery`, or more
+    simply by `against=` of `relevance_maps`.
     """
     return similarities(dense)
+
+
+def feature_surgery(
+    features: Float[Tensor, "image feature"], targets: Float[Tensor, "target feature"]
+) -> Float[Tensor, "image target feature"]:
+    """CLIP Surgery's feature surgery: the directions, for `direction_maps`, of a set of texts.
+
+    d_k = w_k t_k - mean_k'(w_k' t_k'),   w = p / mean(p),   p = softmax_k(2 cos(f, t_k))
+
+    f are the features of the image, t those of all texts: what they have in common is taken away,
+    weighted by what the picture shows.
+    """
+    features, targets = target_directions(features), target_directions(targets)
+    odds = (2 * features @ targets.T).softmax(-1)
+    weighted = (odds / odds.mean(-1, keepdim=True))[..., None] * targets
+    return weighted - weighted.mean(1, keepdim=True)
 
 
 def similarities(dense: Dense) -> Float[Tensor, "image target token"]:
