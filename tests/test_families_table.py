@@ -16,8 +16,9 @@ from PIL import Image
 from torch import nn
 
 from families import FAMILIES, of_timm, stirred, two_pictures
+from methods import METHODS, explaining
 from recording.encoders import from_module, from_open_clip, from_transformers
-from saliency import relevance_maps
+from saliency import RESNET_METHODS, relevance_maps
 
 PAGE = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 SECTION = PAGE.partition("### The model you already have\n")[2].partition("\nThe scenes come")[0]
@@ -103,6 +104,18 @@ def test_every_line_of_the_page_runs_with_every_method_beside_it(code, methods, 
             assert maps.ndim == 3
             assert maps.isfinite().all()
             assert number or torch.equal(maps, as_default)
+
+
+def test_methods_that_need_cls_are_those_that_the_page_names():
+    of_cls, of_probe, of_average = (list(explaining(one)) for one in ("CLS", "probe", "average"))
+    sentence = re.search(
+        r"where a probe is, not (.+?);\s+where an\s+average is, not (.+?) either", PAGE
+    )
+    named = [re.findall("`(.+?)`", part) for part in sentence.groups()]
+    assert set(of_cls) - set(of_probe) == set(named[0])
+    assert set(of_probe) - set(of_average) == {*named[1], "direct signed"}
+    methods = re.findall(r'^\| `"(.+?)"`', PAGE.partition("\n## Methods\n")[2], re.MULTILINE)
+    assert set(methods) == {*METHODS, *RESNET_METHODS} - {"Grad-ECLIP, one head"}
 
 
 class Words(dict):
