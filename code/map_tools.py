@@ -8,12 +8,15 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
+import PIL.Image
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from checks import require_finite, require_tensor
+from image_utils import cut_as_picture
 from maps import resize_maps
+from preprocessing import OPENAI, Preprocessing
 
 Map = Float[Tensor, "row column"] | Float[np.ndarray, "row column"]
 LEVELS = 255  # above 0, that Otsu's threshold tells apart
@@ -130,6 +133,44 @@ def boxes(relevance: Map, size: tuple[int, int], *, share: float | None = None) 
     """
     found, scores = parts(relevance, size, share)
     return [around(mask, score) for mask, score in zip(found, scores, strict=True)]
+
+
+def on_picture(
+    box: Box, side: int, picture: tuple[int, int], preprocessing: Preprocessing = OPENAI
+) -> Box:
+    """A box in the square that a model sees, as a box in the picture that `preprocess` was given.
+
+    side: of the square, in pixels.
+    picture: the upright picture's (height, width).
+    preprocessing: what it went through, `model.visual.preprocessing` or an Encoder's `pixels`.
+
+    What lies where the picture was filled up is cut off; raises ValueError if that is all.
+    """
+    ends = []
+    for axis, (first, last) in ((1, (box.left, box.right)), (0, (box.top, box.bottom))):
+        places = places_seen(side, picture, preprocessing, axis)
+        inside = np.flatnonzero(places >= 0)
+        step = np.ptp(places[inside]) / max(len(inside) - 1, 1)  # of a pixel, in the picture
+        inside = inside[(inside >= first) & (inside < last)]
+        if not len(inside):
+            raise ValueError(f"{box} is outside of the picture, in what it was filled up with")
+        low, high = places[inside[[0, -1]]] + 0.5 + np.array([-0.5, 0.5]) * max(step, 1)
+        ends.append((max(0, round(low)), min(picture[axis], round(high))))
+    (left, right), (top, bottom) = ends
+    return Box(left, top, right, bottom, box.score)
+
+
+def places_seen(
+    side: int, picture: tuple[int, int], preprocessing: Preprocessing, axis: int
+) -> Float[np.ndarray, " side"]:
+    """The row (axis 0) or column of the picture that each row or column of the square shows: what
+    numbers them goes through the steps of the picture. -1 where there is no picture.
+    """
+    shape = (-1, 1) if axis == 0 else (1, -1)
+    numbers = np.arange(picture[axis], dtype=np.float32).reshape(shape)
+    image = PIL.Image.fromarray(np.broadcast_to(numbers, picture).copy())
+    image = cut_as_picture(image, side, preprocessing, outside=-1)
+    return np.array(image).max(1 - axis)
 
 
 def parts(

@@ -4,11 +4,14 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from embedded.scenes import draw_scene
 from evaluation.scene_sets import as_batch
-from map_tools import boxes, guided, masks, upsample
+from image_utils import cut_as_picture
+from map_tools import Box, around, boxes, guided, masks, on_picture, upsample
 from maps import resize_maps
+from preprocessing import Preprocessing
 
 SIZE = (12, 16)
 
@@ -129,6 +132,44 @@ def test_a_picture_of_one_pixel_has_no_part():
 def test_what_is_no_map_is_refused(call, relevance, size, more, message):
     with pytest.raises(ValueError, match=message):
         call(relevance, size, **more)
+
+
+# Back on the picture
+
+
+@pytest.mark.parametrize("picture", [(40, 60), (60, 40), (300, 400), (13, 500), (24, 24)])
+@pytest.mark.parametrize("mode", ["shortest", "longest", "squash"])
+@pytest.mark.parametrize("floor", [False, True])
+def test_a_box_goes_back_to_where_its_pixels_are_from(picture, mode, floor):
+    """A mask of the picture, cut as the picture is: the box around what is left lies where it was,
+    but for the pixels that one pixel of the model stands for.
+    """
+    height, width = picture
+    top, bottom, left, right = height // 4, height * 3 // 4, width * 2 // 5, width * 3 // 5
+    mask = np.zeros(picture, bool)
+    mask[top:bottom, left:right] = True
+    seen = Preprocessing(resize_mode=mode, floor=floor)
+    cut = np.array(cut_as_picture(Image.fromarray(mask), 48, seen))
+    wide = cut_as_picture(Image.fromarray(np.ones(picture, bool)), 48, seen)
+    expected = np.array([left, top, right, bottom])
+    if np.array(wide)[:, [0, -1]].all() and cut[:, [0, -1]].any():  # it reaches out of the square
+        expected[[0, 2]] = (width - height) // 2, (width + height) // 2
+    found = on_picture(around(cut, 0.5), 48, picture, seen)
+    coarse = max(min(picture) if mode == "shortest" else max(picture), 48) / 48
+    np.testing.assert_allclose(found[:4], expected, atol=1 + coarse)
+    assert found.score == 0.5
+
+
+def test_a_box_of_whole_pixels_goes_back_exactly():
+    # 60x40 becomes 30x20, of which the middle 20 columns are seen: 4 to 13 are 18 to 36.
+    assert on_picture(Box(4, 5, 13, 20, 1), 20, (40, 60)) == (18, 10, 36, 40, 1)
+
+
+def test_what_a_picture_was_filled_up_with_is_cut_off():
+    filled = Preprocessing(resize_mode="longest")  # 60x40 becomes 30x20, in the middle of 30x30
+    assert on_picture(Box(0, 0, 30, 30, 1), 30, (40, 60), filled) == (0, 0, 60, 40, 1)
+    with pytest.raises(ValueError, match="outside of the picture"):
+        on_picture(Box(0, 0, 30, 5, 1), 30, (40, 60), filled)
 
 
 # Along edges
