@@ -37,8 +37,8 @@ def upsample(
     maps: Float[Tensor, "image target row column"],
     images: Float[Tensor, "image 3 height width"],
     *,
-    radius: float = 1 / 7,
-    epsilon: float = 0.01,
+    radius: float = 1 / 5,
+    epsilon: float = 0.001,
 ) -> Float[Tensor, "image target height width"]:
     """Maps at the size of the images, whose edges they follow: enlarged by `resize_maps`, then the
     guided filter of He, Sun and Tang (ECCV 2010; TPAMI 2013) with the image as its guide.
@@ -47,7 +47,7 @@ def upsample(
     gets the mean over the windows that it is in. It is linear in the map, so signs stay what they
     mean; values may leave the range of the map a little.
 
-    images: as the model takes them, or colours in [0, 1]; the darkest value is made 0, the
+    images: as the model takes them, or colours in [0, 1]: the darkest value is made 0, the
         brightest 1.
     radius: of the windows, over the shorter side of the image.
     epsilon: the variance of colours, in [0, 1], below which a window counts as flat.
@@ -67,7 +67,7 @@ def upsample(
         raise ValueError(f"radius and epsilon must be positive; got {radius} and {epsilon}")
     reach = max(1, round(radius * min(images.shape[-2:])))
     enlarged = resize_maps(maps.detach().float(), images.shape[-2:]).cpu().numpy()
-    guides = images.detach().float().cpu().permute(0, 2, 3, 1).numpy()
+    guides = images.detach().float().cpu().permute(0, 2, 3, 1).contiguous().numpy()
     found = [guided(m, unit(g), reach, epsilon) for m, g in zip(enlarged, guides, strict=True)]
     return torch.from_numpy(np.stack(found)).to(maps)
 
@@ -94,10 +94,16 @@ def guided(
         one = one - level
         middle = mean(one)
         together = mean(guide * one[..., None]) - centre * middle[..., None]
-        slope = (inverse @ together[..., None])[..., 0]
-        offset = middle - (slope * centre).sum(-1)
-        found.append((mean(slope) * guide).sum(-1) + mean(offset) + level)
+        slope = np.einsum("yxij,yxj->yxi", inverse, together)
+        offset = middle - along(slope, centre)
+        found.append(along(mean(slope), guide) + mean(offset) + level)
     return np.stack(found)
+
+
+def along(
+    one: Float[np.ndarray, "row column 3"], other: Float[np.ndarray, "row column 3"]
+) -> Float[np.ndarray, "row column"]:
+    return np.einsum("yxi,yxi->yx", one, other)
 
 
 def unit(values: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:

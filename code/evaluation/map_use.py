@@ -33,9 +33,9 @@ OBJECTS = (1, 2, 3, 4)
 METHODS = {"ViT": ("direct", "direct signed", "last grad"), "ResNet": ("GradCAM", "LayerCAM")}
 ENLARGED = {"bilinear": None} | {
     f"edges, radius 1/{one}, epsilon {epsilon}": {"radius": 1 / one, "epsilon": epsilon}
-    for one, epsilon in product((14, 7, 5), (0.001, 0.01))
+    for one, epsilon in product((7, 5, 3), (0.0001, 0.001, 0.01))
 }
-RULES = {"Otsu": None} | {f"share {share}": share for share in (0.3, 0.4, 0.5, 0.6, 0.7)}
+RULES = {"Otsu": None} | {f"share {share}": share for share in (0.4, 0.5, 0.6)}
 MEASURES = ("IoU of the mask", "IoU of the box", "box right")
 
 # The prompt has no part in the first two; in a mixture of both, it has five percent of the map.
@@ -93,11 +93,13 @@ def larger(maps: Tensor, images: Tensor, way: str) -> Tensor:
     return upsample(maps, images, **options)
 
 
-def overlap(map_: Tensor, truth: np.ndarray, share: float | None) -> tuple[float, float, float]:
+def overlap(
+    relevance: Tensor, truth: np.ndarray, share: float | None
+) -> tuple[float, float, float]:
     """IoU of all masks together with the object's, of the first box with the object's, and whether
     that is 0.5 or more.
     """
-    found = masks(map_, truth.shape, share=share)
+    found = masks(relevance, truth.shape, share=share)
     of_mask = (found.any(0) & truth).sum() / (found.any(0) | truth).sum()
     of_box = box_iou(around(found[0], 0)[:4], around(truth, 0)[:4]) if len(found) else 0.0
     return float(of_mask), of_box, float(of_box >= 0.5)
