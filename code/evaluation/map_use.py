@@ -33,9 +33,9 @@ OBJECTS = (1, 2, 3, 4)
 METHODS = {"ViT": ("direct", "direct signed", "last grad"), "ResNet": ("GradCAM", "LayerCAM")}
 ENLARGED = {"bilinear": None} | {
     f"edges, radius 1/{one}, epsilon {epsilon}": {"radius": 1 / one, "epsilon": epsilon}
-    for one, epsilon in product((7, 5, 3), (0.0001, 0.001, 0.01))
+    for one, epsilon in product((14, 7, 5), (0.001, 0.01))
 }
-RULES = {"Otsu": None} | {f"share {share}": share for share in (0.4, 0.5, 0.6)}
+RULES = {"Otsu": None} | {f"share {share}": share for share in (0.3, 0.4, 0.5, 0.6, 0.7)}
 MEASURES = ("IoU of the mask", "IoU of the box", "box right")
 
 # The prompt has no part in the first two; in a mixture of both, it has five percent of the map.
