@@ -76,7 +76,9 @@ class DataSet:
         for photograph in (photographs[number] for number in order):
             seen = self._seen(photograph)
             classes = [number for number, (mask, _) in seen.items() if mask.any()]
-            self.outside += [photograph.path / names[number] for number in seen.keys() - classes]
+            self.outside += [
+                photograph.path / names[number] for number in seen if number not in classes
+            ]
             if classes:
                 self.classes.append((photograph, classes))
             self.contents.update(photograph.path.read_bytes())
