@@ -39,11 +39,13 @@ check-readme: $(VENV)/.run ## run README's commands in a fresh clone: what it sh
 
 evaluate: $(VENV)/.run ## measure every method on both embedded models, into results/evaluation/
 	$(BIN)/python -m evaluation
+	$(BIN)/python -m evaluation.map_use
 
 check-evaluation: $(VENV)/.run ## the same on a few scenes, into a temporary folder
 	folder=$$(mktemp -d) && $(BIN)/python -m evaluation --scenes 8 --faithfulness 2 --sanity 2 \
 	  --methods "last grad" "all grads" gradcam attention GradCAM LayerCAM centre random edges \
-	  --output $$folder --runs $$folder/runs && rm -r $$folder
+	  --output $$folder --runs $$folder/runs && \
+	  $(BIN)/python -m evaluation.map_use --choose 4 --judge 4 --output $$folder && rm -r $$folder
 
 notebooks: $(VENV)/.run ## execute all notebooks and write their figures into results/
 	$(BIN)/python code/notebooks/execute.py

@@ -167,15 +167,20 @@ def to_rgb(image: Image.Image) -> Image.Image:
 def upright(image: Image.Image) -> Image.Image:
     """`image` turned as its EXIF says; as it is if its EXIF is damaged."""
     image.load()
-    try:
-        turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
-    except Exception:  # struct.error, SyntaxError, KeyError ...: as many as there are damages
-        return image
+    turn = turn_of(image)
     if turn is None:
         return image
     turned = image.transpose(turn)
     turned.info = {key: value for key, value in image.info.items() if key == "transparency"}
     return turned  # without EXIF, which would turn it again
+
+
+def turn_of(image: Image.Image) -> Image.Transpose | None:
+    """What puts a picture upright, if its EXIF says and is not damaged."""
+    try:
+        return TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
+    except Exception:  # struct.error, SyntaxError, KeyError ...: as many as there are damages
+        return None
 
 
 def grey_to_8_bit(image: Image.Image, file: str | PathLike = "") -> Image.Image:

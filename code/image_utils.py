@@ -75,9 +75,19 @@ def read_mask(
     seen = PIL.Image.fromarray(object_pixels(mask, path))
     seen = seen.resize((width, height), PIL.Image.Resampling.NEAREST)
     if picture:
-        for step in preprocessing._replace(fill=0).square(size[0], InterpolationMode.NEAREST):
-            seen = step(seen)
+        seen = cut_as_picture(seen, size[0], preprocessing)
     return torch.from_numpy(np.array(seen))
+
+
+def cut_as_picture(
+    mask: PIL.Image.Image, side: int, preprocessing: Preprocessing, outside: int = 0
+) -> PIL.Image.Image:
+    """The square that a model sees of a mask as large as the upright picture; `outside` is what
+    it is filled up with, where there is no picture.
+    """
+    for step in preprocessing._replace(fill=outside).square(side, InterpolationMode.NEAREST):
+        mask = step(mask)
+    return mask
 
 
 def object_pixels(mask: PIL.Image.Image, path: str | Path) -> Bool[np.ndarray, "row column"]:

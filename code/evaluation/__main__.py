@@ -2,6 +2,7 @@
 
     python -m evaluation                                            the embedded models, on scenes
     python -m evaluation --models ViT-B/32 --images FOLDER          your model, your masks
+    python -m evaluation --models ViT-B/32 --images VOCdevkit/VOC2012 --format voc
     python -m evaluation --scenes 200 --methods "last grad"         less
 
 Goes on where it was stopped. Writes CSV tables, whose values are means with 95 % bootstrap
@@ -20,6 +21,7 @@ from tqdm import tqdm
 
 from checkpoints import CheckpointError
 from embedded.scenes import concepts
+from evaluation.datasets import FORMATS, DataSet
 from evaluation.folders import MaskedFolder
 from evaluation.plots import draw_all
 from evaluation.scene_sets import SceneBatch, at_least_one, scene_batches
@@ -56,7 +58,7 @@ def scenes(
     return pictures
 
 
-def first(folder: MaskedFolder, count: int, most: int | None) -> Iterator[SceneBatch]:
+def first(folder: MaskedFolder | DataSet, count: int, most: int | None) -> Iterator[SceneBatch]:
     """The first pictures of a folder."""
     return islice(folder, min(count, most or count))
 
@@ -65,13 +67,7 @@ def study_of(explainer: Explainer, args: argparse.Namespace) -> tuple[Study, lis
     """A model, and the pictures for localisation, for faithfulness and for sanity."""
     counts = {"localisation": args.scenes, "faithfulness": args.faithfulness, "sanity": args.sanity}
     if args.images:
-        folder = MaskedFolder(
-            args.images,
-            explainer.preprocess,
-            explainer.side,
-            args.prompt,
-            preprocessing=explainer.pixels,
-        )
+        folder = folder_of(explainer, args, max(counts.values()))
         tell_what_is_left_out(folder, explainer.name)
         prompts, settings = folder.prompts, folder.digest()
         pictures = [partial(first, folder, count) for count in counts.values()]
@@ -84,23 +80,24 @@ def study_of(explainer: Explainer, args: argparse.Namespace) -> tuple[Study, lis
     return Study(explainer, prompts, args.runs, settings, args.methods), pictures
 
 
-def tell_what_is_left_out(folder: MaskedFolder, model: str) -> None:
+def folder_of(explainer: Explainer, args: argparse.Namespace, most: int) -> MaskedFolder | DataSet:
+    """The user's pictures, `most` of them if they are of a data set."""
+    sees = {"preprocess": explainer.preprocess, "size": explainer.side}
+    sees |= {"preprocessing": explainer.pixels}
+    if args.format is None:
+        return MaskedFolder(args.images, template=args.prompt or "a {}", **sees)
+    read, split = FORMATS[args.format]
+    names, photographs = read(args.images, args.split or split)
+    return DataSet(names, photographs, most, template=args.prompt or "a photo of a {}", **sees)
+
+
+def tell_what_is_left_out(folder: MaskedFolder | DataSet, model: str) -> None:
     """Say which masks, and which measure, are left out."""
-    said = []
-    if folder.astray:
-        said.append(f"{listed(folder.astray)}: masks without a picture")
-    if folder.outside:
-        said.append(f"{listed(folder.outside)}: outside of the middle square that the model sees")
-    if all(len(masks) == len(folder.prompts) for masks in folder.masks.values()):
+    said = folder.left_out()
+    if folder.shows_everything():
         said.append("presence: every picture shows every object, so none is absent")
     for one in said:
         print(f"{model} is not measured on {one}", file=sys.stderr)
-
-
-def listed(paths: list[Path]) -> str:
-    """How many, and the first few of them."""
-    names = [f"{path.parent.name}/{path.name}" for path in paths[:10]]
-    return f"{len(paths)} ({', '.join(names)}{', ...' * (len(paths) > 10)})"
 
 
 def measure(study: Study, pictures: list[Pictures]) -> None:
@@ -131,6 +128,7 @@ def template(text: str) -> str:
 
 
 def main(arguments: list[str] | None = None) -> None:
+    splits = ", ".join(f"{split} ({name})" for name, (_, split) in FORMATS.items())
     parser = argparse.ArgumentParser(
         prog="python -m evaluation",
         description=__doc__,
@@ -139,7 +137,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--models", nargs="+", default=["ViT-emoji", "RN-emoji"])
     parser.add_argument("--methods", nargs="+", help="default: all, and all baselines")
     parser.add_argument("--images", type=Path, help="a folder of pictures with masks, not scenes")
-    parser.add_argument("--prompt", type=template, default="a {}", help="of an object in a folder")
+    parser.add_argument("--format", choices=FORMATS, help="of a data set that the folder is of")
+    parser.add_argument("--split", help=f"of it; default: {splits}")
+    parser.add_argument(
+        "--prompt", type=template, help='default: "a {}", of a data set "a photo of a {}"'
+    )
     parser.add_argument("--scenes", type=at_least_one, default=1000, help="for localisation")
     parser.add_argument("--faithfulness", type=at_least_one, default=60, help="pictures")
     parser.add_argument("--sanity", type=at_least_one, default=40, help="pictures")
@@ -147,6 +149,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, help="default: see above")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "evaluation")
     args = parser.parse_args(arguments)
+    if (args.format and not args.images) or (args.split and not args.format):
+        parser.error("--split is of a --format, and a --format is of --images FOLDER")
     if args.output is None and all(vars(args)[name] == value for name, value in default.items()):
         args.output = ROOT / "results" / "evaluation"
     elif args.output is None:

@@ -20,6 +20,8 @@ from evaluation.scene_sets import SceneBatch
 from image_utils import image_files, open_image, read_mask
 from preprocessing import OPENAI, Preprocessing
 
+OUTSIDE = "outside of the middle square that the model sees"
+
 
 class MaskedFolder:
     """The pictures of a folder that have masks, all of which are looked at before any is measured.
@@ -95,6 +97,19 @@ class MaskedFolder:
         )
         return torch.stack([seen(mask) for mask in masks])
 
+    def left_out(self) -> list[str]:
+        """What is not measured, and why."""
+        said = []
+        if self.astray:
+            said.append(f"{listed(self.astray)}: masks without a picture")
+        if self.outside:
+            said.append(f"{listed(self.outside)}: {OUTSIDE}")
+        return said
+
+    def shows_everything(self) -> bool:
+        """Whether no object is absent from any picture."""
+        return all(len(masks) == len(self.prompts) for masks in self.masks.values())
+
     def digest(self) -> str:
         """Of what is measured: the names and the bytes of all pictures and masks."""
         found = hashlib.sha256()
@@ -103,6 +118,12 @@ class MaskedFolder:
                 content = hashlib.sha256(file.read_bytes()).hexdigest()
                 found.update(f"{file.relative_to(self.folder)} {content}\n".encode())
         return found.hexdigest()
+
+
+def listed(paths: list[Path]) -> str:
+    """How many, and the first few of them."""
+    names = [f"{path.parent.name}/{path.name}" for path in paths[:10]]
+    return f"{len(paths)} ({', '.join(names)}{', ...' * (len(paths) > 10)})"
 
 
 def refuse_doubles(files: list[Path]) -> None:

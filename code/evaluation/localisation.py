@@ -41,6 +41,19 @@ def require_objects(masks: Masks) -> None:
         raise ValueError(f"{empty} of the masks are empty: there is no object to be found")
 
 
+def without(
+    maps: Float[Tensor, "*batch object row column"],
+    unknown: Bool[Tensor, "*batch object row column"] | None,
+) -> Float[Tensor, "*batch object row column"]:
+    """Maps of which every measure is what it would be without the pixels that are unknown, on masks
+    that are False there: they hold no relevance, and rank behind all others.
+    """
+    if unknown is None:
+        return maps
+    behind = 2 * maps.amin((-2, -1), keepdim=True).clamp(max=0) - 1
+    return torch.where(unknown, behind, maps)
+
+
 def pointing_game(maps: Maps, masks: Masks) -> Scores:
     """1 where the maximum of the map lies on the object, else 0 (Zhang et al., IJCV 2018).
 

@@ -22,11 +22,19 @@ BATCH = 16  # as many as a CPU is quick with
 
 @dataclass(frozen=True)
 class SceneBatch:
-    """Scenes as CLIP takes them, with the concept and the mask of each of their objects."""
+    """Scenes as CLIP takes them, with the concept and the mask of each of their objects; of
+    photographs also, where it is not known whether an object is there. Masks are False there.
+    """
 
     images: Float[Tensor, "image 3 row column"]
     concepts: Int[Tensor, "image object"]  # indices into embedded.scenes.concepts()
     masks: Bool[Tensor, "image object row column"]
+    unknown: Bool[Tensor, "image object row column"] | None = None
+
+    def areas(self) -> Float[Tensor, "image object"]:
+        """The share of what is known of an image that each object covers."""
+        known = 1 if self.unknown is None else (~self.unknown).float().mean((-2, -1))
+        return self.masks.float().mean((-2, -1)) / known
 
 
 def scene_batches(

@@ -23,7 +23,13 @@ from torch import Tensor, nn
 from evaluation.baselines import baselines
 from evaluation.faithfulness import insertion_deletion
 from evaluation.last_grad import VARIANTS, agreement, shares, variant_maps
-from evaluation.localisation import all_measures, energy_in_mask, pointing_game, where_it_lies
+from evaluation.localisation import (
+    all_measures,
+    energy_in_mask,
+    pointing_game,
+    where_it_lies,
+    without,
+)
 from evaluation.sanity import cascade, rank_correlation
 from evaluation.scene_sets import SceneBatch, absent_concepts
 from explainer import Explainer
@@ -130,7 +136,7 @@ class Study:
             if forward is None or numbers[0] % 64 == 0:  # machines change their pace, slowly
                 forward = timed(self.explainer.pictures, images)[0] / len(images)
             spent, maps = timed(explain, images, targets)
-            maps = resize_maps(maps.cpu().float(), images.shape[-2:])
+            maps = without(resize_maps(maps.cpu().float(), images.shape[-2:]), batch.unknown)
             row = all_measures(maps, batch.masks) | about(numbers, batch)
             row["forwards"] = torch.full_like(row["area"], spent / len(images) / forward)
             rows.append({key: values.flatten() for key, values in row.items()})
@@ -200,11 +206,11 @@ class Study:
                 mine = put[block].sum(0)
                 later = put[block:].sum((0, 1))
                 row[f"share, block {block}"] = mine.sum((-2, -1)) / total
-                row |= localised(f"block {block}", mine, batch.masks)
-                row |= localised(f"from block {block}", later, batch.masks)
+                row |= localised(f"block {block}", mine, batch)
+                row |= localised(f"from block {block}", later, batch)
                 for head, one in enumerate(put[block]):
                     row[f"share, block {block}, head {head}"] = one.sum((-2, -1)) / total
-                    row |= localised(f"block {block}, head {head}", one, batch.masks)
+                    row |= localised(f"block {block}, head {head}", one, batch)
             rows.append({key: values.flatten() for key, values in row.items()})
         return stacked(rows)
 
@@ -222,6 +228,7 @@ class Study:
                 if name not in FEWER and is_of_targets(name):
                     for negative in (False, True):
                         maps = self.explainer.maps(images, targets, name, negative).cpu()
+                        maps = without(maps, batch.unknown)
                         sign = "negative" if negative else "positive"
                         for place, share in where_it_lies(maps, batch.masks).items():
                             row[f"{name} | {sign} | {place}"] = share
@@ -279,15 +286,15 @@ def about(numbers: Int[Tensor, " image"], batch: SceneBatch) -> dict[str, Tensor
     return {
         "picture": numbers[:, None].expand(-1, objects),
         "objects": torch.full_like(batch.concepts, objects),
-        "area": batch.masks.float().mean((-2, -1)),
+        "area": batch.areas(),
     }
 
 
-def localised(name: str, maps: Tensor, masks: Tensor) -> dict[str, Tensor]:
-    maps = resize_maps(maps, masks.shape[-2:])
+def localised(name: str, maps: Tensor, batch: SceneBatch) -> dict[str, Tensor]:
+    maps = without(resize_maps(maps, batch.masks.shape[-2:]), batch.unknown)
     return {
-        f"pointing, {name}": pointing_game(maps, masks),
-        f"energy, {name}": energy_in_mask(maps, masks),
+        f"pointing, {name}": pointing_game(maps, batch.masks),
+        f"energy, {name}": energy_in_mask(maps, batch.masks),
     }
 
 

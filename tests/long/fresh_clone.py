@@ -28,6 +28,8 @@ COMMANDS = {  # what README says: what is run
     f"PYTHONPATH=code {PYTHON} -m evaluation --models ViT-B/32 --images FOLDER": (
         f"PYTHONPATH=code {PYTHON} -m evaluation --models ViT-emoji --images Images {SMALL}"
     ),
+    f"PYTHONPATH=code {PYTHON} -m evaluation --models ViT-B/32 --images VOCdevkit/VOC2012 "
+    "--format voc": "",
 }
 TABLES = ("README.md", "results/evaluation", "results/benchmarks")
 
