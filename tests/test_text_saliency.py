@@ -118,7 +118,7 @@ OF_TRANSFORMERS = {
     "SigLIP": lambda: of_transformers("Siglip", None, "</s>", "</s>"),
     "Chinese-CLIP": lambda: of_transformers("ChineseCLIP", "[CLS]", "[SEP]", "[PAD]"),
     "AltCLIP": lambda: of_transformers(
-        "AltCLIP", "<s>", "</s>", "[PAD]", max_position_embeddings=60
+        "AltCLIP", "<s>", "</s>", "[PAD]", max_position_embeddings=100
     ),
 }
 POST_NORMALISED = ("Chinese-CLIP", "AltCLIP")  # their streams are not added to alone
@@ -158,3 +158,52 @@ def test_words_of_ours_are_as_defined(network, method, targets):
         ]
     )
     assert_words_are_tokens(found, expected, OURS[0])
+
+
+def expected_relevance(model, encode, ids, targets, method, reader, inside):
+    return torch.stack(
+        [oracle(model, encode, ids, target, method, reader, inside) for target in targets]
+    )
+
+
+@every_method
+@pytest.mark.parametrize("name", OF_OPEN_CLIP)
+def test_words_of_open_clip_are_as_defined(name, method, targets):
+    model, tokenizer = OF_OPEN_CLIP[name](), open_clip.SimpleTokenizer(context_length=15)
+    if name != "CoCa, a token of its own behind the others":
+        tokenizer = open_clip.SimpleTokenizer(context_length=16)
+    ids = tokenizer([TEXTS[0]])
+    reader = {"SigLIP, read at the last token": 15, "read at the first token": 0}.get(name, 7)
+    reader = 15 if name.startswith("CoCa") else reader
+    (found,) = relevance(model, TEXTS[0], targets, method, tokenizer=tokenizer)
+    arguments = (model, model.encode_text, ids, targets, method, reader, slice(1, 7))
+    assert_words_are_tokens_of_all(found, expected_relevance(*arguments))
+
+
+def assert_words_are_tokens_of_all(found, expected):
+    sums = [[row[group].sum() for group in OURS[0]] for row in expected]
+    assert_equal(found, torch.tensor(sums, dtype=torch.float64))
+
+
+@every_method
+@pytest.mark.parametrize("name", OF_TRANSFORMERS)
+def test_words_of_transformers_are_as_defined(name, method, targets):
+    model, tokenizer = OF_TRANSFORMERS[name]()
+    if name in POST_NORMALISED and method.startswith("direct"):
+        with pytest.raises(ValueError, match="path takes it"):
+            relevance(model, TEXTS[0], targets, method, tokenizer=tokenizer)
+        return
+    (found,) = relevance(model, "ab, (cd) e", targets, method, tokenizer=tokenizer)
+    padding = "max_length" if name == "SigLIP" else False
+    given = tokenizer("ab, (cd) e", padding=padding, return_tensors="pt")
+    ids = given.pop("input_ids")
+    start = 0 if name == "SigLIP" else 1
+    inside = slice(start, start + 8)
+    reader = {"SigLIP": 47, "Chinese-CLIP": 0, "AltCLIP": 0}.get(name, inside.stop)
+
+    def encode(ids):
+        return model.get_text_features(input_ids=ids, **given).pooler_output
+
+    expected = expected_relevance(model, encode, ids, targets, method, reader, inside)
+    sums = [[row[group].sum() for group in ([0, 1], [4, 5], [7])] for row in expected]
+    assert_equal(found, torch.tensor(sums, dtype=torch.float64))

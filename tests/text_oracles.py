@@ -96,7 +96,7 @@ def oracle(
         slopes = torch.autograd.grad(score, attention)
         if method == "last grad":
             slopes = [slopes[-1]] * len(slopes)
-        found = torch.eye(ids.shape[1], dtype=score.dtype)
+        found = torch.eye(attention[0].shape[-1], dtype=score.dtype)
         for matrix, slope in zip(attention, slopes, strict=True):
             found = found + (matrix * slope)[0].relu().mean(0) @ found
         found = found[reader]

@@ -12,6 +12,7 @@ padding, then the tokens of the text: so the methods for images are the methods 
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from operator import ne
 from typing import Any
 
 import torch
@@ -131,7 +132,7 @@ def texts_of(tower: TextTower, words: Sequence[Words]) -> Texts:
     tokens = tower.tokens(texts)
     ids = tokens["input_ids"]
     for row, one in zip(ids.tolist(), words, strict=True):
-        if one.inside[1] > len(row) or row != one.row[: len(row)]:
+        if one.inside[1] > len(row) or any(map(ne, row, one.row)):  # one may have more padding
             raise ValueError(
                 f"the model reads no more than {len(row)} tokens of this text, marks included, so "
                 f"not all of its words: shorten it: {one.text!r}"
