@@ -28,7 +28,7 @@ class Call(NamedTuple):
 
 @contextmanager
 def calls_of(cut: bool = False) -> Iterator[list[Call]]:
-    """Inside the block, every attention. `cut`: no gradient goes through it, but from its answer."""
+    """Inside the block, every attention. `cut`: gradients go back to its answer, no further."""
     found = []
 
     def attend(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None):
