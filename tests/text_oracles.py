@@ -88,7 +88,7 @@ def oracle(
         signed = method.endswith("signed")
         found = sum(one.sum(0) if signed else one.relu().mean(0) for one in each)
     elif method == "Grad-ECLIP":
-        found = grad_eclip(calls[-1], score, reader, inside)
+        found = grad_eclip(calls[-1], score, reader)
     elif method == "attention":
         found = calls[-1].attention[0].mean(0)[reader]
     else:
@@ -103,12 +103,13 @@ def oracle(
     return found[inside].detach()
 
 
-def grad_eclip(call: Call, score: Tensor, reader: int, inside: slice) -> Tensor:
-    """Heads side by side; the scale is that of the tokens inside."""
+def grad_eclip(call: Call, score: Tensor, reader: int) -> Tensor:
+    """Heads side by side; the scale is that of the tokens that the reader sees."""
     (slope,) = torch.autograd.grad(score, call.answer)
     query, key, value, slope = (
         one[0].transpose(0, 1).flatten(1) for one in (call.query, call.key, call.value, slope)
     )
     similar = F.cosine_similarity(query[reader][None], key)
-    low, high = similar[inside].min(), similar[inside].max()
+    seen = similar[call.attention[0, 0, reader] > 0]
+    low, high = seen.min(), seen.max()
     return ((similar - low) / (high - low) * (value @ slope[reader])).relu()

@@ -72,12 +72,13 @@ def grad_eclip(recording: Recording) -> Relevance:
     """r_i = relu(λ_i Σ_c w_c v_ic),   w = ∂s/∂o,   λ_i = Φ(cos(q_e, k_i))
 
     Grad-ECLIP: Zhao et al., ICML 2024, for texts as its paper defines it for images: of the last
-    block, heads as the model has them, Φ over the tokens of the text. That reading is ours. The
-    authors' code for texts takes the sum of the last eight blocks before relu, lets each attend
-    with one head, compares q and k behind the output projection, and scales over marks and padding,
-    too.
+    block, heads as the model has them. Φ scales to [0, 1] over all tokens that e sees, its own and
+    the mark of the start among them: of the few words of a text one would always be zero. That
+    reading is ours. The authors' code for texts takes the sum of the last eight blocks before relu,
+    lets each attend with one head, compares q and k behind the output projection, and scales over
+    padding, too.
     """
-    return published.grad_eclip(recording)
+    return published.loosely_read(recording, 0)
 
 
 def all_grads(recording: Recording) -> Relevance:

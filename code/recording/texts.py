@@ -6,7 +6,7 @@ padding, then the tokens of the text: so the methods for images are the methods 
 
 `record_readers`    the attention of that token in each block, with the gradient of the last.
 `record_direct`, `record_path`   the same, each with the gradient of what its heads write.
-`record_similarity` of the last block, how similar the query of that token is to each key.
+`record_similarity` of the last block, how similar the query of that token is to each key it sees.
 `record_matrices`   whole matrices of all blocks, each with its own gradient.
 """
 
@@ -230,6 +230,9 @@ def record_similarity(texts: Texts, directions: Tensor, start_block: int) -> Rec
     last = run.layers[-1]
     gradient = last_gradient(texts.encoder, run, last, features, directions)
     query = last.attention.query[:, :, [run.reader]]
+    seen = (last.rows > 0).flatten(0, 2).any(0)[run.order]
+    seen[-texts.length :] = True  # where attention is too little for the precision
+    run.order = run.order[seen]
     pair = similarity(query, last.attention.key), gradient[:, :, :, [run.reader]]
     return run.recording(iter([pair]), directions)
 
