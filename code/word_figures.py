@@ -24,6 +24,7 @@ AGAINST, FOR = "#0072B2", "#E69F00"  # Okabe and Ito's blue and orange
 SIGNED = LinearSegmentedColormap.from_list("words", [AGAINST, "white", FOR], N=257)
 POINTS = 12
 LINE = 1.7  # height of a line, in heights of the letters
+GAP = ("  ", 0.0, False)  # between parts of a key
 
 
 def shares(
@@ -58,6 +59,11 @@ def colour(share: float) -> str:
     return to_hex(SIGNED(Normalize(-1, 1)(share)))
 
 
+def signs(values: np.ndarray) -> list[tuple[str, float]]:
+    """What the colours of a text say, and how strong they are in its key."""
+    return [("against", -1.0)] * bool((values < 0).any()) + [("for", 1.0)]
+
+
 def ink(share: float) -> str:
     """Letters that can be read on the colour."""
     return "white" if share < -0.6 else "black"
@@ -87,7 +93,7 @@ def show_text_relevance(
         for text, place in pieces(relevance)
     ]
     last = draw_line(axes, words, inches, height, 0, points)
-    legend = [("against", -1.0, True), ("  ", 0.0, False), ("for", 1.0, True), ("  ", 0.0, False)]
+    legend = [part for name, sign in signs(values) for part in ((name, sign, True), GAP)]
     legend.append((f"strongest {largest:.2g}", 0.0, True))
     draw_line(axes, legend, inches, height, last + 1.5, 0.75 * points)
     return axes
@@ -143,7 +149,7 @@ def text_relevance_html(
     ]
     legend = " ".join(
         f'<span style="background:{colour(share)};color:{ink(share)}">{name}</span>'
-        for name, share in (("against", -1), ("for", 1))
+        for name, share in signs(values)
     )
     return (
         f'<p style="background:white;color:black;white-space:pre-wrap">{"".join(parts)}</p>'
