@@ -1,4 +1,4 @@
-"""Which of two named things is in the picture: pairs are what they say, and wins are counted right."""
+"""Which of two named things is in the picture: pairs are what they say, and wins are counted."""
 
 import csv
 
