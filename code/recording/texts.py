@@ -74,7 +74,12 @@ def text_tower(model: Any, tokenizer: Any) -> TextTower:
     def tokens(texts: Sequence[str]) -> dict[str, Tensor]:
         if not isinstance(bare, CLIP):
             return {"input_ids": tokenizer(list(texts)).to(device)}
-        ids = tokenizer(list(texts), bare.context_length)
+        try:
+            ids = tokenizer(list(texts), bare.context_length)
+        except RuntimeError as error:  # of clip_.tokenize, which names the text
+            raise ValueError(
+                f"the model reads no more than {bare.context_length} tokens of a text ({error})"
+            ) from None
         if is_plain(bare.transformer):  # the attention is causal: what follows the end is not read
             ids = ids[:, : int(ids.argmax(1).max()) + 1]
         return {"input_ids": ids.to(device)}
