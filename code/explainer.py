@@ -13,9 +13,11 @@ from checkpoints.errors import AnotherNetwork
 from checkpoints.hubs import HUB, OPEN_CLIP, package
 from clip_ import DEFAULT_DEVICE, load, tokenize
 from image_utils import open_image
+from model import CLIP
 from objective import LOGIT_SCALE, target_directions
 from recording.encoders import Encoder, from_open_clip, from_transformers
 from saliency import methods, normalise_maps, relevance_maps, resize_maps
+from text_saliency import WordRelevance, text_relevance
 
 Images = Float[Tensor, "image 3 row column"]
 Targets = Float[Tensor, "*image target feature"]
@@ -85,6 +87,13 @@ class Explainer:
     ) -> Float[np.ndarray, "image target row column"]:
         """Relevance in [0, 1] at the size of the images, each map scaled by itself."""
         return normalise_maps(self.maps(images, targets, method, negative)).cpu().numpy()
+
+    def words(
+        self, texts: Sequence[str], targets: Targets, method: str | None = None
+    ) -> list[WordRelevance]:
+        """Relevance of each word of each text, see `text_saliency.py`."""
+        reads = self.network if isinstance(self.network, CLIP) else self.encoder
+        return text_relevance(reads, texts, targets, method)
 
 
 def loaded(name: str) -> tuple[nn.Module, Encoder]:

@@ -9,8 +9,7 @@ from torch import Tensor, nn
 from checks import type_name, undisturbed
 from objective import target_directions
 from recording.encoders import Encoder
-
-PUNCTUATION = ".,;:!?\"'()[]{}…“”‘’"  # may stand around a word without being part of it
+from recording.word_tokens import PUNCTUATION
 
 Word = str | int
 

@@ -455,7 +455,7 @@ def test_models_are_checked_before_any_notebook_is_executed(notebook, monkeypatc
 
 def test_every_notebook_is_committed_executed_and_without_errors():
     notebooks = sorted(experiment.CODE.glob("notebooks/*.ipynb"))
-    assert len(notebooks) == 7
+    assert len(notebooks) == 8
     for path in notebooks:
         cells = nbformat.read(path, as_version=4).cells
         assert cells[0].cell_type == "markdown"

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from jaxtyping import Bool, Float
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from evaluation.localisation import energy_in_mask, pointing_game
@@ -13,6 +14,7 @@ from image_utils import as_picture, normalise_pixels, show_cam_on_image, show_ov
 from objective import LOGIT_SCALE
 from saliency import block_maps, direction_maps, normalise_maps, resize_maps
 from vit_cam import seen_through
+from word_figures import show_text_relevance
 from words import PUNCTUATION, word_directions
 
 Image = Float[Tensor, "1 3 row column"]
@@ -98,3 +100,27 @@ def block_panels(explainer: Explainer, image: Image, target: Targets, grad: bool
         Panel(picture.permute(1, 2, 0).cpu().numpy(), f"block {number}", f"100 cos = {score:.1f}")
         for number, (picture, score) in enumerate(zip(seen, scores, strict=True))
     ]
+
+
+def pair_figure(
+    explainers: Sequence[Explainer], images: Sequence[Image], sentences: Sequence[str]
+) -> Figure:
+    """For each model a row: its picture under the map of the first sentence, and beside it all
+    sentences, their words in the colours of their relevance to the picture.
+    """
+    height = 0.62 * len(sentences) + 0.1
+    figure = Figure(figsize=(9, max(2, height) * len(explainers)), layout="constrained")
+    rows = figure.subfigures(len(explainers), 1, squeeze=False)[:, 0]
+    for row, explainer, image in zip(rows, explainers, images, strict=True):
+        left, right = row.subfigures(1, 2, width_ratios=(1, 3))
+        axis = left.subplots()
+        (panel,) = heat_panels(explainer, image, explainer.texts(sentences[:1]), [explainer.name])
+        axis.imshow(panel.picture)
+        axis.set(xticks=[], yticks=[], title=panel.title)
+        axis.spines[:].set_visible(False)
+        axes = right.subplots(len(sentences), 1, squeeze=False)[:, 0]
+        words = explainer.words(sentences, explainer.pictures(image))
+        figure.get_layout_engine().execute(figure)
+        for axis, one in zip(axes, words, strict=True):
+            show_text_relevance(one, axes=axis)
+    return figure

@@ -41,6 +41,7 @@ class Encoder:
     size: height and width of the images, if there is no `preprocess` to tell.
     pooling: what the features are read from: "CLS", "probe", or "average" of tokens; None until
         the first map is made.
+    tokenizer: what makes tokens of texts, to explain these (`text_saliency.py`).
     """
 
     model: nn.Module
@@ -51,6 +52,7 @@ class Encoder:
     grid: Grid | None = None
     size: tuple[int, int] | None = None
     pooling: str | None = field(default=None, compare=False)
+    tokenizer: Any = None
 
     @property
     def weight(self) -> Tensor:
@@ -158,6 +160,7 @@ def from_open_clip(
         preprocess,
         statistics(getattr(visual, "image_mean", None), getattr(visual, "image_std", None)),
         size=sides(getattr(visual, "image_size", None)),
+        tokenizer=tokenizer,
     )
 
 
@@ -171,16 +174,7 @@ def from_transformers(model: nn.Module, processor: Any = None) -> Encoder:
         return pooled(run(**(images if isinstance(images, Mapping) else {"pixel_values": images})))
 
     def encode_texts(texts: Sequence[str]) -> Tensor:
-        tokenizer = processor.tokenizer
-        longest = model.config.text_config.max_position_embeddings
-        tokens = tokenizer(
-            [texts] if isinstance(texts, str) else list(texts),
-            # SigLIP was trained with every text padded to the same length.
-            padding="max_length" if "siglip" in model.config.model_type else True,
-            truncation=True,
-            max_length=min(longest, tokenizer.model_max_length),
-            return_tensors="pt",
-        )
+        tokens = transformers_tokens(model, processor.tokenizer, texts)
         return pooled(model.get_text_features(**tokens.to(model.device)))
 
     def preprocess(image: Any) -> Tensor | Mapping[str, Tensor]:
@@ -196,6 +190,20 @@ def from_transformers(model: nn.Module, processor: Any = None) -> Encoder:
         preprocess if processor else None,
         statistics(getattr(pictures, "image_mean", None), getattr(pictures, "image_std", None)),
         size=sides(getattr(vision, "image_size", None)),
+        tokenizer=getattr(processor, "tokenizer", None),
+    )
+
+
+def transformers_tokens(model: nn.Module, tokenizer: Any, texts: str | Sequence[str]) -> Any:
+    """What a tokenizer of transformers makes of texts for a model."""
+    longest = model.config.text_config.max_position_embeddings
+    return tokenizer(
+        [texts] if isinstance(texts, str) else list(texts),
+        # SigLIP was trained with every text padded to the same length.
+        padding="max_length" if "siglip" in model.config.model_type else True,
+        truncation=True,
+        max_length=min(longest, tokenizer.model_max_length),
+        return_tensors="pt",
     )
 
 

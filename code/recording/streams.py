@@ -74,8 +74,16 @@ def record_cls(
     if chain is None or chain.probe:
         return record_readers(encoder, images, directions, start_block)
     first = first_block(start_block, len(chain.layers))
-    again = chain.features_of_cls(features, first, direct)
+    pairs = written_pairs(chain, encoder, features, directions, first, direct)
     encoder.pooling = "CLS"
+    return of_cls(pairs, directions, *patches(encoder, chain))
+
+
+def written_pairs(
+    chain: "Chain", encoder: Encoder, features: Tensor, directions: Tensor, first: int, direct: bool
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Of the blocks from `first` on, last first, the row of CLS and the gradient at it."""
+    again = chain.features_of_cls(features, first, direct)
     require_graph(again)
     slopes = objective_slopes(features, directions)
     each = gradients_of(encoder)
@@ -85,11 +93,10 @@ def record_cls(
         found = (each(link.written(), (link.leaf,), slope)[0] for link in reversed(chain.links))
     else:
         found = reversed(each(again, [link.leaf for link in chain.links], slopes))
-    pairs = (
+    return (
         (layer.rows, at_attention(slope[..., :1, :], layer.attention.value))
         for layer, slope in zip(reversed(chain.layers[first:]), found, strict=True)
     )
-    return of_cls(pairs, directions, *patches(encoder, chain))
 
 
 class NotAdding(ValueError):
