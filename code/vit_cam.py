@@ -135,6 +135,8 @@ def vit_block_vis(
     the mean of all heads, scaled to [0, 1]; it is normalised as CLIP asks before it is scored.
     """
     single(image, target_features)
+    if block is None:  # which would be all
+        raise TypeError("a block is given by its number; got None")
     encoder = vit_encoder(img_encoder)
     image, target_features = image.detach().to(device), target_features.detach().to(device)
     (maps, *_) = block_maps(

@@ -327,7 +327,8 @@ def test_baselines_are_maps_of_every_image_and_target(model, targets):
         assert maps.shape[:2] == (2, 3), name
         assert torch.equal(maps, baseline(model, images, targets)), name
         assert (maps >= 0).all(), name
-    assert ("attention" in baselines(model)) == hasattr(model.visual, "transformer")
+    assert {"centre", "random", "edges", "attention"} <= baselines(model).keys()
+    assert ("rollout" in baselines(model)) == hasattr(model.visual, "transformer")
 
 
 def test_the_parts_of_last_grad_add_up_to_it(clip, images, targets):

@@ -15,7 +15,7 @@ import torch
 from experiment import Experiment, choose, chosen_models, load_models, load_vit
 from matplotlib.figure import Figure
 from matplotlib.text import Text
-from measures import absent, central_share, entropy, mean_map
+from measures import absent, central_share, compared, entropy, mean_map
 from panels import sign_panels, word_panels
 from PIL import Image
 
@@ -372,7 +372,7 @@ def test_scenes_whose_objects_get_nothing_have_no_ratio(vit, monkeypatch):
     given = torch.tensor([[2.0, 4.0, 1.5], [0.0, 0.0, 1.0]])[..., None, None]
     monkeypatch.setattr(vit, "maps", lambda *_: given)
     ratios = absent(vit, 2)
-    assert [found.tolist() for found in ratios.values()] == [[0.5]] * len(vit.methods)
+    assert [found.tolist() for found in ratios.values()] == [[0.5]] * len(compared(vit))
 
 
 # Executing notebooks
