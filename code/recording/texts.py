@@ -116,6 +116,12 @@ class Texts:
     def order(self, reader: int, count: int) -> Order:
         """Of `count` tokens, the order in which they are recorded."""
         start, end = self.inside
+        more = count - self.ids.shape[1]
+        if more not in (0, 1) or (more and reader != count - 1):  # CoCa's own token is the last
+            raise ValueError(
+                f"of {self.ids.shape[1]} tokens of a text this model makes {count}: which of them "
+                "are those of its words cannot be told"
+            )
         if start <= reader < end:
             raise ValueError(
                 "the features of a text are read at one of its own tokens, not at a mark around "
