@@ -352,6 +352,28 @@ def test_features_that_are_read_from_many_tokens_are_refused(targets):
     assert relevance(model, TEXTS[0], targets, LEAVE_OUT, tokenizer=tokenizer)
 
 
+class Prompted(nn.Module):
+    """A text tower that reads learned tokens before those of a text."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def encode_text(self, ids):
+        inner = self.inner
+        x = inner.token_embedding(ids) + inner.positional_embedding
+        x = torch.cat([x[:, :1], x], 1)
+        x = inner.ln_final(inner.transformer(x))
+        return x[torch.arange(len(x)), ids.argmax(1) + 1] @ inner.text_projection
+
+
+def test_tokens_that_are_moved_by_others_are_refused(targets):
+    model, tokenizer = Prompted(tower()), open_clip.SimpleTokenizer(context_length=16)
+    for method in TEXT_METHODS:
+        with pytest.raises(ValueError, match="this model makes 17"):
+            relevance(model, TEXTS[0], targets, method, tokenizer=tokenizer)
+
+
 def test_attention_step_by_step_is_refused_with_the_switch(targets):
     model, tokenizer = of_transformers("CLIP", "<s>", "</s>", "[PAD]")
     model.set_attn_implementation("eager")

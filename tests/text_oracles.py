@@ -88,7 +88,7 @@ def oracle(
         signed = method.endswith("signed")
         found = sum(one.sum(0) if signed else one.relu().mean(0) for one in each)
     elif method == "Grad-ECLIP":
-        found = grad_eclip(calls[-1], score, reader)
+        found = grad_eclip(calls, score, reader)
     elif method == "attention":
         found = calls[-1].attention[0].mean(0)[reader]
     else:
@@ -103,13 +103,16 @@ def oracle(
     return found[inside].detach()
 
 
-def grad_eclip(call: Call, score: Tensor, reader: int) -> Tensor:
+def grad_eclip(calls: list[Call], score: Tensor, reader: int) -> Tensor:
     """Heads side by side; the scale is that of the tokens that the reader sees."""
-    (slope,) = torch.autograd.grad(score, call.answer)
-    query, key, value, slope = (
-        one[0].transpose(0, 1).flatten(1) for one in (call.query, call.key, call.value, slope)
-    )
-    similar = F.cosine_similarity(query[reader][None], key)
-    seen = similar[call.attention[0, 0, reader] > 0]
-    low, high = seen.min(), seen.max()
-    return ((similar - low) / (high - low) * (value @ slope[reader])).relu()
+    slopes = torch.autograd.grad(score, [call.answer for call in calls])
+    total = 0
+    for call, slope in zip(calls, slopes, strict=True):
+        query, key, value, slope = (
+            one[0].transpose(0, 1).flatten(1) for one in (call.query, call.key, call.value, slope)
+        )
+        similar = F.cosine_similarity(query[reader][None], key)
+        seen = similar[call.attention[0, 0, reader] > 0]
+        low, high = seen.min(), seen.max()
+        total = total + (similar - low) / (high - low) * (value @ slope[reader])
+    return total.relu()

@@ -20,16 +20,15 @@ def grad_eclip(recording: Recording) -> Relevance:
     code lets the last block attend with one head, whatever the model has, and compares q and k
     behind the output projection: "Grad-ECLIP, one head".
     """
-    return loosely_read(recording, recording.prefix)
-
-
-def loosely_read(recording: Recording, first: int) -> Relevance:
-    """relu(λ ∘ Vw), λ on the scale of the tokens from the first on."""
     similar, gradient = next(iter(recording))
+    return (loosened(similar, recording.prefix) * gradient.sum(2, True)).relu()[:, :, 0, 0]
+
+
+def loosened(similar: Tensor, first: int) -> Tensor:
+    """Φ: similarities on the scale of those to the tokens from the first on."""
     scaled = similar[..., first:]
     low, high = scaled.amin(-1, True), scaled.amax(-1, True)
-    loosened = (similar - low) / (high - low).clamp_min(1e-12)
-    return (loosened * gradient.sum(2, keepdim=True)).relu()[:, :, 0, 0]
+    return (similar - low) / (high - low).clamp_min(1e-12)
 
 
 def legrad(recording: Recording) -> Relevance:

@@ -69,16 +69,15 @@ def direct_signed(recording: Recording) -> Relevance:
 
 
 def grad_eclip(recording: Recording) -> Relevance:
-    """r_i = relu(λ_i Σ_c w_c v_ic),   w = ∂s/∂o,   λ_i = Φ(cos(q_e, k_i))
+    """r_i = relu(Σ_l λ_li Σ_c w_lc v_lic),   w_l = ∂s/∂o_l,   λ_li = Φ(cos(q_le, k_li))
 
-    Grad-ECLIP: Zhao et al., ICML 2024, for texts as its paper defines it for images: of the last
-    block, heads as the model has them. Φ scales to [0, 1] over all tokens that e sees, its own and
-    the mark of the start among them: of the few words of a text one would always be zero. That
-    reading is ours. The authors' code for texts takes the sum of the last eight blocks before relu,
-    lets each attend with one head, compares q and k behind the output projection, and scales over
-    padding, too.
+    Grad-ECLIP: Zhao et al., ICML 2024, as its authors' code is for texts: the last eight blocks,
+    added up before relu. Two things are ours: heads are as the model has them, where that code lets
+    each block attend with one and compares q and k behind the output projection; and Φ scales to
+    [0, 1] over the tokens that e sees, not over padding.
     """
-    return published.loosely_read(recording, 0)
+    pairs = (published.loosened(similar, 0) * grad.sum(2, True) for similar, grad in recording)
+    return sum(pairs).relu()[:, :, 0, 0]
 
 
 def all_grads(recording: Recording) -> Relevance:
@@ -108,7 +107,7 @@ TEXT_METHODS = {
     "path signed": TextMethod(path_signed, record_path, signed=True),
     "direct": TextMethod(direct, record_direct),
     "direct signed": TextMethod(direct_signed, record_direct, signed=True),
-    "Grad-ECLIP": TextMethod(grad_eclip, record_similarity),
+    "Grad-ECLIP": TextMethod(grad_eclip, record_similarity, whole=True),
     "all grads": TextMethod(all_grads, record_matrices, whole=True),
     "last grad": TextMethod(last_grad, record_readers),
     "attention": TextMethod(attention, record_readers, of_targets=False),

@@ -6,7 +6,7 @@ padding, then the tokens of the text: so the methods for images are the methods 
 
 `record_readers`    the attention of that token in each block, with the gradient of the last.
 `record_direct`, `record_path`   the same, each with the gradient of what its heads write.
-`record_similarity` of the last block, how similar the query of that token is to each key it sees.
+`record_similarity` of the last blocks, how similar the query of that token is to each key it sees.
 `record_matrices`   whole matrices of all blocks, each with its own gradient.
 """
 
@@ -39,6 +39,7 @@ from recording.streams import Chain, written_pairs
 from recording.word_tokens import Rows, Words
 
 Order = Int[Tensor, " token"]
+LAST_BLOCKS = 8  # in the published code of Grad-ECLIP for texts
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,12 @@ class Texts:
     def order(self, reader: int, count: int) -> Order:
         """Of `count` tokens, the order in which they are recorded."""
         start, end = self.inside
+        more = count - self.ids.shape[1]
+        if more not in (0, 1) or (more and reader != count - 1):  # CoCa's own token is the last
+            raise ValueError(
+                f"of {self.ids.shape[1]} tokens of a text this model makes {count}: which of them "
+                "are those of its words cannot be told"
+            )
         if start <= reader < end:
             raise ValueError(
                 "the features of a text are read at one of its own tokens, not at a mark around "
@@ -229,17 +236,19 @@ def record_readers(texts: Texts, directions: Tensor, start_block: int) -> Record
 
 
 def record_similarity(texts: Texts, directions: Tensor, start_block: int) -> Recording:
-    run = TextRun(texts)
-    features = run.read_by_one(directions)
-    block_number(start_block, len(run.layers))
-    last = run.layers[-1]
-    gradient = last_gradient(texts.encoder, run, last, features, directions)
-    query = last.attention.query[:, :, [run.reader]]
-    seen = (last.rows > 0).flatten(0, 2).any(0)[run.order]
+    run, attentions, gradients = graph_of(texts, directions)
+    first = max(block_number(start_block, len(attentions)), len(attentions) - LAST_BLOCKS)
+    seen = (attentions[-1][:, :, run.reader] > 0).flatten(0, 1).any(0)[run.order]
     seen[-texts.length :] = True  # where attention is too little for the precision
     run.order = run.order[seen]
-    pair = similarity(query, last.attention.key), gradient[:, :, :, [run.reader]]
-    return run.recording(iter([pair]), directions)
+    heads = (
+        (layer.attention.query[:, :, [run.reader]], layer.attention.key) for layer in run.layers
+    )
+    pairs = [
+        (similarity(query.detach(), key.detach()), gradient[:, :, :, [run.reader]])
+        for (query, key), gradient in zip(heads, gradients, strict=True)
+    ]
+    return run.recording(reversed(pairs[first:]), directions)
 
 
 def record_direct(texts: Texts, directions: Tensor, start_block: int) -> Recording:
@@ -265,22 +274,25 @@ def record_written(texts: Texts, directions: Tensor, start_block: int, direct: b
 
 
 def record_matrices(texts: Texts, directions: Tensor, start_block: int) -> Recording:
-    run = TextRun(texts)
-    features, attentions = run.graph()
-    run.settle(askers(features, attentions[-1]), features, directions)
-    attentions = attentions[block_number(start_block, len(run.layers)) :]
-    slopes = objective_slopes(features.detach(), directions)
-    found = gradients_of(texts.encoder)(features, attentions, slopes)
-    pairs = (
-        tuple(one[..., run.order, :][..., run.order] for one in (attention.detach(), gradient))
-        for attention, gradient in zip(
-            reversed(attentions), (one.transpose(0, 1) for one in reversed(found)), strict=True
-        )
-    )
+    run, attentions, gradients = graph_of(texts, directions)
+    pairs = [
+        tuple(one[..., run.order, :][..., run.order] for one in pair)
+        for pair in zip(attentions, gradients, strict=True)
+    ][block_number(start_block, len(attentions)) :]
     reads = directions.new_zeros(len(run.order))
     reads[0] = 1
     length = texts.length
-    return Recording(pairs, reads, reads, (1, length), len(reads) - length)
+    return Recording(reversed(pairs), reads, reads, (1, length), len(reads) - length)
+
+
+def graph_of(texts: Texts, directions: Tensor) -> tuple[TextRun, list[Tensor], list[Tensor]]:
+    """A run, whose reader is settled; the attention of all blocks, and the gradients at it."""
+    run = TextRun(texts)
+    features, attentions = run.graph()
+    run.settle(askers(features, attentions[-1]), features, directions)
+    slopes = objective_slopes(features.detach(), directions)
+    found = gradients_of(texts.encoder)(features, attentions, slopes)
+    return run, [one.detach() for one in attentions], [one.transpose(0, 1) for one in found]
 
 
 def wrong_width(width: int, given: int) -> str:
