@@ -60,8 +60,8 @@ def relevance_maps(
     method: one of `methods(model)`; by default "last grad" for a ViT and "GradCAM" for a ResNet.
     negative: explain dissimilarity, the negated cosine, instead.
     start_block: of a ViT: relevance collects over the blocks from this one on (negative: from the
-        end); by default over all, and for CLIP Surgery over the last six. Chefer et al. advise to
-        leave out early blocks where there are many tokens (ViT-B/16).
+        end); by default over all, and for CLIP Surgery over the last six. Chefer advises to
+        leave out early blocks where there are many tokens (issues 8 and 10 of their repository).
     scale: of a ViT: what is explained is `scale` times the cosine. It matters where matrices are
         multiplied: Chefer et al.'s code for CLIP explains the logit by "all grads", here
         `scale=model.logit_scale.exp()`.

@@ -9,9 +9,12 @@ Relevance = Float[Tensor, "image target token"]
 
 
 def gradcam(recording: Recording) -> Relevance:
-    """Grad-CAM (Selvaraju et al., ICCV 2017) on the attention of the last block.
+    """Chefer et al.'s rule (ICCV 2021, eq. 5) on the last block alone; after Grad-CAM.
 
     r = mean_h relu(G_L ∘ A_L)[0]
+
+    Their notebook for CLIP starts there unless told otherwise. Grad-CAM itself (Selvaraju et al.,
+    ICCV 2017) would weigh each head by its mean gradient.
     """
     return recording.asks @ context(*next(iter(recording)))
 
@@ -22,7 +25,8 @@ def all_grads(recording: Recording) -> Relevance:
     C_l = mean_h relu(G_l ∘ A_l);  R = (I + C_L) ··· (I + C_1);  r = R[0]
 
     A product of matrices is not free of scale. Here G is the gradient of the cosine; the authors'
-    code for CLIP takes that of the logit (see `scale` of `relevance_maps`).
+    code for CLIP takes that of the logit (see `scale` of `relevance_maps`), and of the last block
+    alone unless told otherwise.
     """
     return propagate(recording)
 

@@ -19,6 +19,8 @@ def rise(masked: Masked) -> Relevance:
     """RISE: Petsiuk et al., BMVC 2018, eq. 6.
 
     r = 1 / (N E[M]) Σ_n s_n M_n   over N random masks M_n, s_n the similarity of what M_n leaves
+
+    There s_n is a class's probability.
     """
     kept = masked.kept.flatten(1)
     return masked.scores @ kept / (len(kept) * RISE_KEPT)

@@ -17,8 +17,8 @@ def grad_eclip(recording: Recording) -> Relevance:
 
     o is what the last block's heads answer CLS, before the output projection, q the query of CLS, k
     keys and v values, all heads side by side; Φ scales to [0, 1] over the patches. The authors'
-    code lets the last block attend with one head, whatever the model has, and compares q and k
-    behind the output projection: "Grad-ECLIP, one head".
+    codes let the last block attend with one head, whatever the model has; their evaluation script
+    compares q and k behind the output projection ("Grad-ECLIP, one head"), their notebooks before.
     """
     similar, gradient = next(iter(recording))
     return (loosened(similar, recording.prefix) * gradient.sum(2, True)).relu()[:, :, 0, 0]
@@ -49,7 +49,8 @@ def maskclip(dense: Dense) -> Relevance:
     r_i = cos(f_i, t)
 
     f_i are the features of token i where the last block answers each token with its own value; the
-    residual connection and the MLP are kept, as in the authors' code for ViTs.
+    residual connection and the MLP are kept, as in the authors' code for ViTs. Of a ResNet, the
+    projected value of a cell, with its position, which their code leaves out.
     """
     return similarities(dense)
 
@@ -71,6 +72,7 @@ def surgery(dense: Dense) -> Relevance:
 
     The last six blocks, or those from `start_block` on, let values attend to each other, and what
     that writes is added up beside the stream, without MLPs; what they read is the stream as it is.
+    Of a ResNet, values attend to each other in the pool, as the authors' code runs.
     What a set of texts has in common is taken away by the directions of `feature_surgery`, or more
     simply by `against=` of `relevance_maps`.
     """

@@ -22,7 +22,7 @@ from recording.encoders import Encoder, Grid, Images
 from recording.runs import NoAttention, Run
 
 WINDOW = 4  # windows along the shorter side of a picture
-RISE_MASKS, RISE_CELLS, RISE_KEPT = 1000, 7, 0.5  # Petsiuk et al. take 4,000 to 8,000 masks
+RISE_MASKS, RISE_CELLS, RISE_KEPT = 1000, 7, 0.5  # the authors take up to 8,000
 AT_ONCE = 64  # pictures
 STRIDE = 32  # of a cell, where a network has none that can be told
 
