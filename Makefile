@@ -40,12 +40,14 @@ check-readme: $(VENV)/.run ## run README's commands in a fresh clone: what it sh
 evaluate: $(VENV)/.run ## measure every method on both embedded models, into results/evaluation/
 	$(BIN)/python -m evaluation
 	$(BIN)/python -m evaluation.map_use
+	$(BIN)/python -m evaluation.text
 
 check-evaluation: $(VENV)/.run ## the same on a few scenes, into a temporary folder
 	folder=$$(mktemp -d) && $(BIN)/python -m evaluation --scenes 8 --faithfulness 2 --sanity 2 \
 	  --methods "last grad" "all grads" gradcam attention GradCAM LayerCAM centre random edges \
 	  --output $$folder --runs $$folder/runs && \
-	  $(BIN)/python -m evaluation.map_use --choose 4 --judge 4 --output $$folder && rm -r $$folder
+	  $(BIN)/python -m evaluation.map_use --choose 4 --judge 4 --output $$folder && \
+	  $(BIN)/python -m evaluation.text --pairs 8 --output $$folder/text.csv && rm -r $$folder
 
 notebooks: $(VENV)/.run ## execute all notebooks and write their figures into results/
 	$(BIN)/python code/notebooks/execute.py
