@@ -47,7 +47,7 @@ check-evaluation: $(VENV)/.run ## the same on a few scenes, into a temporary fol
 	  --methods "last grad" "all grads" gradcam attention GradCAM LayerCAM centre random edges \
 	  --output $$folder --runs $$folder/runs && \
 	  $(BIN)/python -m evaluation.map_use --choose 4 --judge 4 --output $$folder && \
-	  $(BIN)/python -m evaluation.text --pairs 8 --output $$folder/text.csv && rm -r $$folder
+	  $(BIN)/python -m evaluation.text --pairs 8 --output $$folder && rm -r $$folder
 
 notebooks: $(VENV)/.run ## execute all notebooks and write their figures into results/
 	$(BIN)/python code/notebooks/execute.py

@@ -71,10 +71,10 @@ def direct_signed(recording: Recording) -> Relevance:
 def grad_eclip(recording: Recording) -> Relevance:
     """r_i = relu(Σ_l λ_li Σ_c w_lc v_lic),   w_l = ∂s/∂o_l,   λ_li = Φ(cos(q_le, k_li))
 
-    Grad-ECLIP: Zhao et al., ICML 2024, as its authors' code is for texts: the last eight blocks,
-    added up before relu. Two things are ours: heads are as the model has them, where that code lets
-    each block attend with one and compares q and k behind the output projection; and Φ scales to
-    [0, 1] over the tokens that e sees, not over padding.
+    Grad-ECLIP: Zhao et al., ICML 2024, as its authors' notebook is for texts: of the last eight
+    blocks, added up before relu. Two things are ours: heads are as the model has them, where that
+    code lets each block attend with one; and Φ scales to [0, 1] over the tokens that e sees, not
+    over padding.
     """
     pairs = (published.loosened(similar, 0) * grad.sum(2, True) for similar, grad in recording)
     return sum(pairs).relu()[:, :, 0, 0]
