@@ -4,6 +4,7 @@ import copy
 import os
 
 import matplotlib
+import matplotlib.pyplot as plt
 import pytest
 import torch
 from torch import Tensor
@@ -16,6 +17,13 @@ matplotlib.use("Agg")
 if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as cores: each has one
     torch.set_num_threads(1)
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # and those that it starts
+
+
+@pytest.fixture(autouse=True)
+def no_figure_is_left():
+    """What a test draws on the current axes is not on those of another."""
+    yield
+    plt.close("all")
 
 
 @pytest.fixture(autouse=True)
