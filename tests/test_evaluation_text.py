@@ -59,9 +59,8 @@ def test_the_default_was_chosen_on_other_scenes():
 
 
 def test_the_command_writes_a_table(tmp_path):
-    path = tmp_path / "text.csv"
-    main(["--models", "ViT-emoji", "--methods", "path", "--pairs", "3", "--output", str(path)])
-    rows = list(csv.DictReader(path.open()))
+    main(["--models", "ViT-emoji", "--methods", "path", "--pairs", "3", "--output", str(tmp_path)])
+    rows = list(csv.DictReader((tmp_path / "text.csv").open()))
     assert {row["method"] for row in rows} == {"path"}
     assert {"things", "adjectives"} < {row["measure"] for row in rows}
     assert all(0 <= float(row["low"]) <= float(row["mean"]) <= 1 for row in rows)

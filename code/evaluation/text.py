@@ -125,20 +125,22 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--methods", nargs="+", choices=text_methods(), default=text_methods())
     parser.add_argument("--pairs", type=at_least_one, default=1000, help="of each measure")
     parser.add_argument("--choose", action="store_true", help="on the scenes of the choice")
-    parser.add_argument("--output", type=Path, help="default: see above; else ./evaluation-text")
+    parser.add_argument(
+        "--output", type=Path, help="a folder; default: see above, else evaluation-text"
+    )
     default = vars(parser.parse_args([]))
     args = parser.parse_args(arguments)
     if args.output is None:
         as_shipped = vars(args) == default
-        folder = ROOT / "results" / "evaluation" if as_shipped else Path("evaluation-text")
-        args.output = folder / "text.csv"
+        shipped = ROOT / "results" / "evaluation"
+        args.output = shipped if as_shipped else Path("evaluation-text")
     seeds = CHOSEN_ON if args.choose else SEEDS
     found = [
         row
         for explainer in explainers(args.models)
         for row in rows(explainer, args.methods, args.pairs, seeds)
     ]
-    with whole_file(args.output) as unfinished:
+    with whole_file(args.output / "text.csv") as unfinished:
         unfinished.write_text(csv_text(found), encoding="utf-8")
     print(csv_text(found), end="")
 
