@@ -107,7 +107,7 @@ def direction_maps(
             f"{', '.join(table)}"
         )
     encoder.require_images(images)
-    chosen, of_resnet = table[method or default], isinstance(encoder.model, ModifiedResNet)
+    chosen, of_resnet = table[method or default], encoder.runs(ModifiedResNet)
     if isinstance(chosen, Method):
         if of_resnet:
             require_no_blocks(start_block, scale)
@@ -122,7 +122,8 @@ def direction_maps(
             raise ValueError(why_not(method, chosen, found_pooling(encoder, images))) from None
         except NoAttention as error:
             if method is not None:
-                raise ValueError(f"{error}: the methods for it are {', '.join(CAMS)}") from error
+                known = ", ".join(CAMS | MASKING)
+                raise ValueError(f"{error}: the methods for it are {known}") from error
             chosen = next(iter(CAMS.values()))
     elif not of_resnet and (pooling := found_pooling(encoder, images)):
         raise ValueError(
@@ -183,7 +184,7 @@ def block_maps(
     list of maps [block, target, row, column].
     """
     encoder = encoder_of(model)
-    if isinstance(encoder.model, ModifiedResNet):
+    if encoder.runs(ModifiedResNet):
         raise TypeError(f"a {type(encoder.model).__name__} has no blocks that attend")
     directions = target_directions(targets, feature_width(encoder))
     encoder.require_images(images)
@@ -231,7 +232,7 @@ def methods(model: nn.Module | Encoder) -> dict:
     For a model that is not of ours, it runs on an empty picture once.
     """
     encoder = encoder_of(model)
-    if isinstance(encoder.model, VisionTransformer | ModifiedResNet):
+    if encoder.runs(VisionTransformer, ModifiedResNet):
         return candidates(encoder)
     pooling = found_pooling(encoder, encoder.example())
     return explaining(pooling) if pooling else CAMS | MASKING
@@ -244,16 +245,16 @@ def found_pooling(encoder: Encoder, images: Images) -> str | None:
 
 def candidates(encoder: Encoder) -> dict[str, Method | type[BaseCAM]]:
     """The methods that may explain a network, as far as its class tells; the default first."""
-    if isinstance(encoder.model, ModifiedResNet):
+    if encoder.runs(ModifiedResNet):
         return RESNET_METHODS
-    return METHODS if isinstance(encoder.model, VisionTransformer) else METHODS | CAMS
+    return METHODS if encoder.runs(VisionTransformer) else METHODS | CAMS
 
 
 def feature_width(encoder: Encoder) -> int | None:
     """Of a ViT of ours. A CAM compares targets with what the network returns: its pool may be
     another.
     """
-    return encoder.model.output_dim if isinstance(encoder.model, VisionTransformer) else None
+    return encoder.model.output_dim if encoder.runs(VisionTransformer) else None
 
 
 def vit_encoder(model: nn.Module | Encoder) -> Encoder:
@@ -291,7 +292,7 @@ def image_encoder(model: nn.Module) -> VisionTransformer | ModifiedResNet:
 
 def cam_of(encoder: Encoder, method: Callable[..., BaseCAM], images: Images) -> BaseCAM:
     """A CAM of a convolutional network's last stage."""
-    if isinstance(encoder.model, ModifiedResNet):
+    if encoder.runs(ModifiedResNet):
         return method(model=encoder.model, target_layers=[encoder.model.layer4[-1]])
     return method(model=Encoded(encoder), target_layers=[last_stage(encoder, images)])
 

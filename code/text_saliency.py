@@ -55,7 +55,7 @@ def text_relevance(
     *,
     tokenizer: Any = None,
     negative: bool = False,
-    start_block: int = 0,
+    start_block: int | None = None,
     scale: float | Float[Tensor, ""] = 1.0,
 ) -> list[WordRelevance]:
     """Relevance of every word of each text to the cosine of the text with each target.
@@ -72,7 +72,8 @@ def text_relevance(
         each word; the others read the text once.
     tokenizer: that of the model, if it is of open_clip (`open_clip.get_tokenizer`) or transformers
         (a tokenizer, or a processor with one); an `Encoder` may know it.
-    negative, start_block, scale: as for `relevance_maps`.
+    negative, scale, start_block: as for `relevance_maps`; Grad-ECLIP reads the last eight blocks
+        unless told otherwise.
 
     Returns one `WordRelevance` for each text. Raises TypeError or ValueError on input of wrong
     type, shape, width or value; on a text without words, or with more than the model reads; on a
@@ -109,7 +110,7 @@ def checked_texts(texts: str | Sequence[str]) -> list[str]:
     return texts
 
 
-def chosen_method(method: str | None, factor: float, start_block: int) -> str:
+def chosen_method(method: str | None, factor: float, start_block: int | None) -> str:
     """The name of a method that takes what is asked of it."""
     name = text_methods()[0] if method is None else method
     if not isinstance(name, str) or name not in text_methods():

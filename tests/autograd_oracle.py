@@ -96,6 +96,13 @@ def attention_by_hand(cut: list[Tensor] | None = None) -> Iterator[list[Tensor]]
         cut.append((answer, value.detach()))
         return answer
 
+    with in_the_place_of_the_kernel(attend):
+        yield found
+
+
+@contextmanager
+def in_the_place_of_the_kernel(attend: Callable[..., Tensor]) -> Iterator[None]:
+    """Inside the block, what PyTorch's and the libraries' modules attend with."""
     forward = nn.MultiheadAttention.forward
 
     def without_weights(self, *given, **named):
@@ -105,7 +112,7 @@ def attention_by_hand(cut: list[Tensor] | None = None) -> Iterator[list[Tensor]]
         patch.object(F, "scaled_dot_product_attention", attend),
         patch.object(nn.MultiheadAttention, "forward", without_weights),
     ):
-        yield found
+        yield
 
 
 def unmasked(methods: Iterable[str]) -> list[str]:

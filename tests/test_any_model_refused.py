@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from autograd_oracle import Case, assert_close, expected_maps
 from families import FAMILIES, Family, of_timm, two_pictures
-from methods import explaining
+from methods import MASKING, explaining
 from pytorch_grad_cam import CAMS
 from recording.encoders import Encoder, from_module
 from saliency import methods, relevance_maps
@@ -281,7 +281,9 @@ def test_a_cam_by_name_for_a_model_that_attends():
 def test_a_method_of_attention_by_name_for_a_model_that_convolves():
     family = FAMILIES["convnext_base"]
     case = Case(family)
-    with pytest.raises(ValueError, match=f"not attend.* the methods for it are {', '.join(CAMS)}$"):
+    with pytest.raises(
+        ValueError, match=f"not attend.* methods for it are {', '.join(CAMS | MASKING)}$"
+    ):
         case.maps("last grad")
 
 

@@ -641,7 +641,8 @@ def test_only_the_default_measurement_goes_where_the_repository_keeps_its_own(
 ):
     written = []
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(evaluate, "ROOT", tmp_path / "repository")
+    shipped = tmp_path / "repository" / "results" / "evaluation"
+    monkeypatch.setattr("evaluation.output.SHIPPED", shipped)
     monkeypatch.setattr(evaluate, "explainers", lambda names: [])
     monkeypatch.setattr(evaluate, "write_tables", lambda _, folder: written.append(folder))
     monkeypatch.setattr(evaluate, "draw_all", lambda _, folder: written.append(folder))

@@ -58,9 +58,10 @@ def test_the_default_was_chosen_on_other_scenes():
     assert len({*SEEDS.values(), *CHOSEN_ON.values()}) == 4
 
 
-def test_the_command_writes_a_table(tmp_path):
-    main(["--models", "ViT-emoji", "--methods", "path", "--pairs", "3", "--output", str(tmp_path)])
-    rows = list(csv.DictReader((tmp_path / "text.csv").open()))
+def test_the_command_writes_a_table_where_the_user_is(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    main(["--models", "ViT-emoji", "--methods", "path", "--pairs", "3"])
+    rows = list(csv.DictReader((tmp_path / "evaluation-text" / "text.csv").open()))
     assert {row["method"] for row in rows} == {"path"}
     assert {"things", "adjectives"} < {row["measure"] for row in rows}
     assert all(0 <= float(row["low"]) <= float(row["mean"]) <= 1 for row in rows)

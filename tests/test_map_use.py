@@ -55,11 +55,12 @@ def test_a_mixture_has_five_percent_of_the_prompt():
     assert mixed(blind, seeing).flatten().tolist() == pytest.approx([0.95, 0, 0, 0.05])
 
 
-def test_the_command_writes_both_tables(tmp_path):
-    main(["--choose", "1", "--judge", "4", "--models", "RN-emoji", "--output", str(tmp_path)])
+def test_the_command_writes_both_tables_where_the_user_is(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    main(["--choose", "1", "--judge", "4", "--models", "RN-emoji"])
     tables = {}
     for name in ("map_use", "prompt_check"):
-        with (tmp_path / f"{name}.csv").open() as file:
+        with (tmp_path / "evaluation-map_use" / f"{name}.csv").open() as file:
             tables[name] = list(csv.DictReader(file))
     tried = [row for row in tables["map_use"] if row["scenes"] == "chosen on"]
     assert {row["enlarged"] for row in tried} == set(ENLARGED)

@@ -1,5 +1,7 @@
 """Occlusion and RISE: pictures of which parts are hidden, one at a time, in plain loops."""
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -7,6 +9,7 @@ from torch import Tensor, nn
 
 import recording.masks
 from conftest import noise
+from recording.encoders import from_module
 from recording.masks import random_masks
 from saliency import methods, relevance_maps
 from small_clip import small_resnet
@@ -95,3 +98,53 @@ def test_dissimilarity_is_the_opposite(visual, images, targets, method):
     torch.testing.assert_close(
         relevance_maps(visual, images, targets, method, negative=True), -maps
     )
+
+
+class WithDropout(nn.Module):
+    """Between the network and its features."""
+
+    def __init__(self, inner: nn.Module):
+        super().__init__()
+        self.inner, self.dropout = inner, nn.Dropout(0.5)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.dropout(self.inner(images))
+
+
+@pytest.mark.parametrize("method", ["occlusion", "RISE"])
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_network_in_training_is_asked_as_in_evaluation_and_left_as_it_was(
+    resnet, targets, method, wrapped
+):
+    network = copy.deepcopy(resnet)
+    model = from_module(WithDropout(network).eval()) if wrapped else network
+    images = noise(2, 3, 64, 64)
+    expected = relevance_maps(model, images, targets, method)
+    (model.model if wrapped else network).train()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    assert torch.equal(relevance_maps(model, images, targets, method), expected)
+    assert network.training
+    assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
+
+
+@pytest.mark.parametrize("method", ["occlusion", "RISE"])
+def test_no_block_is_read(visual, resnet, images, targets, method):
+    with pytest.raises(ValueError, match="this one asks the whole network"):
+        relevance_maps(visual, images, targets, method, start_block=1)
+    with pytest.raises(ValueError, match="a ResNet has no attention blocks"):
+        relevance_maps(resnet, noise(1, 3, 64, 64), targets, method, start_block=1)
+
+
+def test_many_targets_take_no_more_passes_than_one(visual, images, targets):
+    """Where an average of tokens is read, too."""
+    calls = []
+    network = from_module(visual)
+    visual.conv1.register_forward_hook(lambda *_: calls.append(1))
+    for pooling in ("CLS", "average"):
+        counts = []
+        for many in (targets[:1], targets.repeat(9, 1)):
+            network.pooling = pooling
+            calls.clear()
+            relevance_maps(network, images, many, "occlusion")
+            counts.append(len(calls))
+        assert counts[0] == counts[1]

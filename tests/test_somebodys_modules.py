@@ -19,7 +19,9 @@ from checks import is_plain
 from conftest import noise
 from methods import METHODS
 from model import CLIP, ResidualAttentionBlock, VisionTransformer
+from recording.encoders import Encoder
 from saliency import block_maps, relevance_maps
+from small_clip import small_resnet
 from vit_oracles import OF_PAIRS, ORACLES, cosine, oracle_map
 
 OF_ANYBODY = [name for name in ORACLES if not METHODS[name].ours_alone]
@@ -472,6 +474,25 @@ def test_dropout_is_explained_as_in_evaluation_mode(visual, images, targets, met
     maps = relevance_maps(visual.train(), images, targets, method)
     assert visual.training
     assert torch.equal(relevance_maps(visual.eval(), images, targets, method), maps)
+
+
+@every_method
+def test_what_an_encoder_does_around_a_network_counts(visual, images, targets, method):
+    around = Encoder(visual, lambda pictures: visual(pictures).roll(1, -1))
+    maps = relevance_maps(around, images, targets, method)
+    expected = relevance_maps(visual, images, targets.roll(-1, -1), method)
+    torch.testing.assert_close(maps, expected, rtol=1e-8, atol=1e-14)
+
+
+@pytest.mark.parametrize("method", ["GradCAM", "LayerCAM", "occlusion", None])
+def test_around_a_resnet_too(targets, method):
+    visual, images = small_resnet(vocab_size=100).double().visual, noise(2, 3, 64, 64)
+    around = Encoder(visual, lambda pictures: visual(pictures).roll(1, -1))
+    maps = relevance_maps(around, images, targets, method)
+    expected = relevance_maps(visual, images, targets.roll(-1, -1), method)
+    torch.testing.assert_close(maps, expected, rtol=1e-8, atol=1e-14)
+    with pytest.raises(ValueError, match="unknown method 'pool'"):
+        relevance_maps(around, images, targets, "pool")
 
 
 # What is plain

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from autograd_oracle import in_the_place_of_the_kernel
+
 
 class Call(NamedTuple):
     """Of one block: queries, keys and values [text, head, token, depth], what each query attends
@@ -47,16 +49,7 @@ def calls_of(cut: bool = False) -> Iterator[list[Call]]:
         found.append(Call(query, key, value, attention, answer))
         return answer
 
-    forward = nn.MultiheadAttention.forward
-
-    def without_weights(self, *given, **named):
-        return forward(self, *given, **named | {"need_weights": False})
-
-    with (
-        patch.object(F, "scaled_dot_product_attention", attend),
-        patch.object(nn.MultiheadAttention, "forward", without_weights),
-        patch("model.is_recording", return_value=False),
-    ):
+    with in_the_place_of_the_kernel(attend), patch("model.is_recording", return_value=False):
         yield found
 
 

@@ -23,13 +23,13 @@ from checkpoints import CheckpointError
 from embedded.scenes import concepts
 from evaluation.datasets import FORMATS, DataSet
 from evaluation.folders import MaskedFolder
+from evaluation.output import ROOT, output_folder
 from evaluation.plots import draw_all
 from evaluation.scene_sets import SceneBatch, at_least_one, scene_batches
 from evaluation.study import FEWER, Pictures, Study
 from evaluation.tables import write_tables
 from explainer import Explainer, explainers
 
-ROOT = Path(__file__).resolve().parents[2]
 SEEDS = {"localisation": 4_000_000, "faithfulness": 4_100_000, "sanity": 4_200_000}
 MANY = 240  # pictures, where so many are enough
 OBJECTS = {"localisation": (1, 2, 3, 4), "faithfulness": (2,), "sanity": (2,)}
@@ -151,10 +151,8 @@ def main(arguments: list[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     if (args.format and not args.images) or (args.split and not args.format):
         parser.error("--split is of a --format, and a --format is of --images FOLDER")
-    if args.output is None and all(vars(args)[name] == value for name, value in default.items()):
-        args.output = ROOT / "results" / "evaluation"
-    elif args.output is None:
-        args.output = Path(f"evaluation-{args.images.resolve().name if args.images else 'scenes'}")
+    own = f"evaluation-{args.images.resolve().name if args.images else 'scenes'}"
+    args.output = output_folder(args, default, own)
     studies = [study_of(explainer, args) for explainer in explainers(args.models)]
     known = dict.fromkeys(name for study, _ in studies for name in study.methods())
     unknown = [name for name in args.methods or () if name not in known]

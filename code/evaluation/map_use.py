@@ -3,10 +3,12 @@
 Masks and boxes made of maps (`map_tools.py`), compared with those of the objects; and how often the
 check of prompts (`prompt_check.py`) warns, where it should and where it should not. Options and
 thresholds are chosen on scenes of the styles of training, and judged on scenes of the style never
-trained on. Writes map_use.csv and prompt_check.csv, with 95 % bootstrap intervals over pictures.
+trained on. Writes map_use.csv and prompt_check.csv, with 95 % bootstrap intervals over pictures;
+without options, those of results/evaluation/.
 """
 
 import argparse
+import sys
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
@@ -17,7 +19,9 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
+from checkpoints import CheckpointError
 from embedded.scenes import HELD_OUT_STYLE, TRAINING_STYLES
+from evaluation.output import output_folder
 from evaluation.scene_sets import SceneBatch, at_least_one, concept_phrases, scene_batches
 from evaluation.tables import by_picture, csv_text, summary
 from explainer import Explainer, explainers
@@ -27,7 +31,6 @@ from maps import resize_maps
 from prompt_check import mean_correlation, shares_below
 from saliency import relevance_maps
 
-ROOT = Path(__file__).resolve().parents[2]
 SCENES = {"chosen on": (5_000_000, TRAINING_STYLES), "judged on": (5_100_000, (HELD_OUT_STYLE,))}
 OBJECTS = (1, 2, 3, 4)
 METHODS = {"ViT": ("direct", "direct signed", "last grad"), "ResNet": ("GradCAM", "LayerCAM")}
@@ -225,8 +228,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--models", nargs="+", default=["ViT-emoji", "RN-emoji"])
     parser.add_argument("--choose", type=at_least_one, default=40, help="scenes to choose on")
     parser.add_argument("--judge", type=at_least_one, default=200, help="scenes to judge on")
-    parser.add_argument("--output", type=Path, default=ROOT / "results" / "evaluation")
+    usual = vars(parser.parse_args([]))
+    parser.add_argument(
+        "--output", type=Path, help="a folder; default: see above, else evaluation-map_use"
+    )
     args = parser.parse_args(arguments)
+    args.output = output_folder(args, usual, "evaluation-map_use")
     models = explainers(args.models)
     first, second = SCENES
     bar = tqdm(total=4 * len(models), unit="task")
@@ -264,4 +271,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (CheckpointError, OSError, ValueError) as error:
+        sys.exit(f"python -m evaluation.map_use: {error}")

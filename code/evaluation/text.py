@@ -26,13 +26,13 @@ from tqdm import tqdm
 
 from checkpoints import CheckpointError
 from embedded.scenes import HELD_OUT_STYLE, PAIRS, Scene, concept_index, concepts, draw_scene
+from evaluation.output import output_folder
 from evaluation.scene_sets import BATCH, as_batch, at_least_one
 from evaluation.tables import csv_text, summary
 from explainer import Explainer, explainers
 from files import whole_file
 from text_saliency import WordRelevance, text_methods
 
-ROOT = Path(__file__).resolve().parents[2]
 SEEDS = {"things": 5_000_000, "adjectives": 5_100_000}
 CHOSEN_ON = {"things": 5_200_000, "adjectives": 5_300_000}  # the scenes of the default's choice
 FACES = ("happy", "laughing", "sad", "crying", "angry", "afraid", "surprised", "sleepy", "neutral")
@@ -93,11 +93,11 @@ def wins(pairs: Sequence[Pair], words: Sequence[WordRelevance]) -> Float[np.ndar
     return 0.5 + 0.5 * np.sign(np.subtract(shown, other))
 
 
-def rows(
+def outcomes(
     explainer: Explainer, methods: Sequence[str], count: int, seeds: Mapping[str, int]
-) -> list[dict]:
-    """Of each measure and method, how often it is right; of things, by their order too."""
-    found = []
+) -> dict[tuple[str, str], Float[np.ndarray, " pair"]]:
+    """Of each method and measure, `wins` of the pairs; of things, by their order too."""
+    found = {}
     for measure, seed in seeds.items():
         pairs = list(drawn_pairs(measure, count, explainer.side, seed))
         targets = features(explainer, pairs)
@@ -108,11 +108,18 @@ def rows(
         for method in tqdm(methods, desc=f"{explainer.name}, {measure}", leave=False):
             words = explainer.words([pair.text for pair in pairs], targets, method)
             right = wins(pairs, words)
-            for name, chosen in groups.items():
-                if chosen.any():
-                    about = {"model": explainer.name, "method": method, "measure": name}
-                    found.append(about | summary(right[chosen]) | {"pairs": int(chosen.sum())})
+            found |= {(method, name): right[some] for name, some in groups.items() if some.any()}
     return found
+
+
+def rows(model: str, found: Mapping[tuple[str, str], Float[np.ndarray, " pair"]]) -> list[dict]:
+    """Of each method and measure, how often it is right."""
+    return [
+        {"model": model, "method": method, "measure": measure}
+        | summary(right)
+        | {"pairs": len(right)}
+        for (method, measure), right in found.items()
+    ]
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -125,20 +132,17 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--methods", nargs="+", choices=text_methods(), default=text_methods())
     parser.add_argument("--pairs", type=at_least_one, default=1000, help="of each measure")
     parser.add_argument("--choose", action="store_true", help="on the scenes of the choice")
+    usual = vars(parser.parse_args([]))
     parser.add_argument(
         "--output", type=Path, help="a folder; default: see above, else evaluation-text"
     )
-    default = vars(parser.parse_args([]))
     args = parser.parse_args(arguments)
-    if args.output is None:
-        as_shipped = vars(args) == default
-        shipped = ROOT / "results" / "evaluation"
-        args.output = shipped if as_shipped else Path("evaluation-text")
+    args.output = output_folder(args, usual, "evaluation-text")
     seeds = CHOSEN_ON if args.choose else SEEDS
     found = [
         row
         for explainer in explainers(args.models)
-        for row in rows(explainer, args.methods, args.pairs, seeds)
+        for row in rows(explainer.name, outcomes(explainer, args.methods, args.pairs, seeds))
     ]
     with whole_file(args.output / "text.csv") as unfinished:
         unfinished.write_text(csv_text(found), encoding="utf-8")

@@ -97,7 +97,7 @@ class Method:
             return [one.expand(count, -1, -1) for one in maps]
         if not isinstance(images, Tensor):  # what a processor made of all of them together
             return self.maps(encoder, images, directions, start_block)
-        ours = is_ours_as_written(encoder) or isinstance(encoder.model, ModifiedResNet)
+        ours = is_ours_as_written(encoder) or encoder.runs(ModifiedResNet)
         known = self.whole or ours or encoder.pooling
         if not known and len(images) > 1:  # the first image tells what is read
             parts = [(images[part], directions[part]) for part in (slice(1), slice(1, None))]
@@ -120,6 +120,19 @@ class Method:
         return on_grid(self.relevance(recording), recording)
 
 
+class Asking(Method):
+    """A method that asks a network as a whole: of any, and of all targets at once."""
+
+    def explain(
+        self, encoder: Encoder, images: Images, directions: Tensor, start_block: int | None
+    ) -> Maps:
+        if start_block:
+            raise ValueError(
+                "start_block is for methods that read blocks: this one asks the whole network"
+            )
+        return self.maps(encoder, images, directions, start_block)
+
+
 def on_grid(relevance: Float[Tensor, "image *target token"], recording: Recording) -> Maps:
     """The relevance of the patches; of each image by itself where the grids differ."""
     patches = relevance[..., recording.prefix :]
@@ -133,8 +146,8 @@ def on_grid(relevance: Float[Tensor, "image *target token"], recording: Recordin
 
 # Of any network: it is only asked.
 MASKING = {
-    "occlusion": Method(occlusion, record_occlusion, signed=True),
-    "RISE": Method(rise, record_rise, signed=True),
+    "occlusion": Asking(occlusion, record_occlusion, signed=True),
+    "RISE": Asking(rise, record_rise, signed=True),
 }
 
 METHODS = {

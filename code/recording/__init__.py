@@ -148,7 +148,7 @@ def record_matrices(
 
 
 def is_ours_as_written(encoder: Encoder) -> bool:
-    return isinstance(encoder.model, VisionTransformer) and shortcuts.are_possible(encoder.model)
+    return encoder.runs(VisionTransformer) and shortcuts.are_possible(encoder.model)
 
 
 def by_shortcut(
@@ -271,9 +271,13 @@ def require_all_blocks(first: int) -> None:
         )
 
 
-def first_block(start_block: int | None, blocks: int) -> int:
-    """The number of the block to start at; by default (None) the first."""
-    return 0 if start_block is None else block_number(start_block, blocks)
+def first_block(start_block: int | None, blocks: int, usual: int | None = None) -> int:
+    """The number of the block to start at; by default (None) that of the last `usual` blocks which
+    is the first, or of all.
+    """
+    if start_block is None:
+        return max(0, blocks - (usual or blocks))
+    return block_number(start_block, blocks)
 
 
 def block_number(block: int, blocks: int) -> int:

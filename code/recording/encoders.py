@@ -61,6 +61,10 @@ class Encoder:
         weight = next(floats, None)
         return torch.empty(0) if weight is None else weight
 
+    def runs(self, *kinds: type[nn.Module]) -> bool:
+        """Whether a network of such a class makes the features, and nothing is done around it."""
+        return isinstance(self.model, kinds) and self.encode in (self.model, self.model.__call__)
+
     def require_images(self, images: Images) -> None:
         """Raise TypeError or ValueError unless there are images, of finite values."""
         pixels = images

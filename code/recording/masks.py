@@ -20,6 +20,7 @@ from objective import unit_scores
 from recording import patches, pooled
 from recording.encoders import Encoder, Grid, Images
 from recording.runs import NoAttention, Run
+from recording.twins import follow, twins
 
 WINDOW = 4  # windows along the shorter side of a picture
 RISE_MASKS, RISE_CELLS, RISE_KEPT = 1000, 7, 0.5  # the authors take up to 8,000
@@ -103,11 +104,12 @@ def asked(
     kept: Float[Tensor, "mask row column"],
     masks: Float[Tensor, "mask 1 height width"],
 ) -> Masked:
+    encode = follow(encoder.encode, twins(encoder.model))  # which are in evaluation mode
     count = max(1, AT_ONCE // len(images))
     scores = []
     for some in tqdm(masks.split(count), desc="masks", unit="batch", leave=False, delay=2):
         masked = images.unsqueeze(1) * some.to(images)
-        features = encoder.encode(masked.flatten(0, 1)).unflatten(0, masked.shape[:2])
+        features = encode(masked.flatten(0, 1)).unflatten(0, masked.shape[:2])
         scores.append(unit_scores(features, directions))
-    whole = unit_scores(encoder.encode(images).unsqueeze(1), directions)[..., 0]
+    whole = unit_scores(encode(images).unsqueeze(1), directions)[..., 0]
     return Masked(kept, torch.cat(scores, 2), whole, tuple(kept.shape[1:]))

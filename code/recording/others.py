@@ -20,7 +20,6 @@ from torch import Tensor
 from objective import feature_lengths
 from recording import (
     Recording,
-    block_number,
     even,
     first_block,
     is_ours_as_written,
@@ -157,20 +156,14 @@ def record_surgery(
     encoder: Encoder, images: Images, directions: Tensor, start_block: int | None
 ) -> Dense:
     if is_ours_as_written(encoder):
-        count = len(encoder.model.transformer.resblocks)
-        first = surgery_block(start_block, count)
+        first = first_block(start_block, len(encoder.model.transformer.resblocks), SURGERY)
         features = shortcuts.surgery_features(encoder.model, images, first)
         return Dense(features, directions, encoder.model.grid(images), 1)
     tokens, features = tokens_of(encoder, images)
-    count = len(tokens.layers)
-    first = surgery_block(start_block, count)
+    first = first_block(start_block, len(tokens.layers), SURGERY)
     dense = tokens.surgery_features(features, first)
     encoder.pooling = "CLS"
     return Dense(dense, directions, *patches(encoder, tokens))
-
-
-def surgery_block(start_block: int | None, blocks: int) -> int:
-    return max(blocks - SURGERY, 0) if start_block is None else block_number(start_block, blocks)
 
 
 def tokens_of(encoder: Encoder, images: Images) -> tuple[Tokens, Float[Tensor, "image feature"]]:

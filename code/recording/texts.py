@@ -25,7 +25,7 @@ from objective import objective_slopes
 from recording import (
     Recording,
     askers,
-    block_number,
+    first_block,
     gradients_of,
     last_gradient,
     of_cls,
@@ -223,10 +223,10 @@ class TextRun(Chain):
         return of_cls(pairs, directions, (1, length), len(self.order) - length)
 
 
-def record_readers(texts: Texts, directions: Tensor, start_block: int) -> Recording:
+def record_readers(texts: Texts, directions: Tensor, start_block: int | None) -> Recording:
     run = TextRun(texts)
     features = run.read_by_one(directions)
-    first = block_number(start_block, len(run.layers))
+    first = first_block(start_block, len(run.layers))
     last = run.layers[-1]
     gradient = last_gradient(texts.encoder, run, last, features, directions)
     gradient = gradient[:, :, :, [run.reader]]
@@ -235,9 +235,9 @@ def record_readers(texts: Texts, directions: Tensor, start_block: int) -> Record
     )
 
 
-def record_similarity(texts: Texts, directions: Tensor, start_block: int) -> Recording:
+def record_similarity(texts: Texts, directions: Tensor, start_block: int | None) -> Recording:
     run, attentions, gradients = graph_of(texts, directions)
-    first = max(block_number(start_block, len(attentions)), len(attentions) - LAST_BLOCKS)
+    first = first_block(start_block, len(attentions), LAST_BLOCKS)
     seen = (attentions[-1][:, :, run.reader] > 0).flatten(0, 1).any(0)[run.order]
     seen[-texts.length :] = True  # where attention is too little for the precision
     run.order = run.order[seen]
@@ -251,18 +251,20 @@ def record_similarity(texts: Texts, directions: Tensor, start_block: int) -> Rec
     return run.recording(reversed(pairs[first:]), directions)
 
 
-def record_direct(texts: Texts, directions: Tensor, start_block: int) -> Recording:
+def record_direct(texts: Texts, directions: Tensor, start_block: int | None) -> Recording:
     return record_written(texts, directions, start_block, True)
 
 
-def record_path(texts: Texts, directions: Tensor, start_block: int) -> Recording:
+def record_path(texts: Texts, directions: Tensor, start_block: int | None) -> Recording:
     return record_written(texts, directions, start_block, False)
 
 
-def record_written(texts: Texts, directions: Tensor, start_block: int, direct: bool) -> Recording:
+def record_written(
+    texts: Texts, directions: Tensor, start_block: int | None, direct: bool
+) -> Recording:
     run = TextRun(texts)
     features = run.read_by_one(directions).detach()
-    first = block_number(start_block, len(run.layers))
+    first = first_block(start_block, len(run.layers))
     try:
         pairs = written_pairs(run, texts.encoder, features, directions, first, direct)
     except OtherPooling:
@@ -273,12 +275,12 @@ def record_written(texts: Texts, directions: Tensor, start_block: int, direct: b
     return run.recording(pairs, directions)
 
 
-def record_matrices(texts: Texts, directions: Tensor, start_block: int) -> Recording:
+def record_matrices(texts: Texts, directions: Tensor, start_block: int | None) -> Recording:
     run, attentions, gradients = graph_of(texts, directions)
     pairs = [
         tuple(one[..., run.order, :][..., run.order] for one in pair)
         for pair in zip(attentions, gradients, strict=True)
-    ][block_number(start_block, len(attentions)) :]
+    ][first_block(start_block, len(attentions)) :]
     reads = directions.new_zeros(len(run.order))
     reads[0] = 1
     length = texts.length
