@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import Tensor
 
-import recording.masks
 from model import CLIP, VisionTransformer
 from small_clip import small_vit
 
@@ -24,12 +23,6 @@ def no_figure_is_left():
     """What a test draws on the current axes is not on those of another."""
     yield
     plt.close("all")
-
-
-@pytest.fixture(autouse=True)
-def few_masks(monkeypatch):
-    """RISE asks a network a thousand times."""
-    monkeypatch.setattr(recording.masks, "RISE_MASKS", 20)
 
 
 @pytest.fixture(scope="session")

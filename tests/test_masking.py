@@ -1,4 +1,4 @@
-"""Occlusion and RISE: pictures of which parts are hidden, one at a time, in plain loops."""
+"""Occlusion: pictures of which parts are hidden, one at a time, in plain loops."""
 
 import copy
 
@@ -7,10 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import recording.masks
 from conftest import noise
 from recording.encoders import from_module
-from recording.masks import random_masks
 from saliency import methods, relevance_maps
 from small_clip import small_resnet
 
@@ -58,45 +56,23 @@ def test_occlusion_of_a_resnet_hides_its_cells(resnet, targets):
     torch.testing.assert_close(maps[0, 1], expected, rtol=EXACT, atol=1e-12)
 
 
-def test_rise_is_the_mean_of_masks_by_what_they_leave_to_see(visual, images, targets):
-    maps = relevance_maps(visual, images, targets, "RISE")
-    masks = random_masks((32, 32)).double()
-    expected = torch.zeros(4, 4).double()
-    for mask in masks:
-        cells = F.avg_pool2d(mask, 8)[0]
-        expected += score(visual, images[1] * mask, targets[2]) * cells / (0.5 * len(masks))
-    torch.testing.assert_close(maps[1, 2], expected, rtol=EXACT, atol=1e-12)
-
-
-def test_masks_keep_half_and_lie_in_the_picture_at_random(monkeypatch):
-    monkeypatch.setattr(recording.masks, "RISE_MASKS", 2000)
-    masks = random_masks((20, 36))
-    assert masks.shape == (2000, 1, 20, 36)
-    assert masks.min() >= 0
-    assert masks.max() < 1 + 1e-6
-    assert (masks.mean(0) - 0.5).abs().max() < 0.05
-    assert torch.equal(masks, random_masks((20, 36)))
-
-
-@pytest.mark.parametrize("method", ["occlusion", "RISE"])
-def test_they_explain_whatever_gives_features(visual, resnet, images, targets, method):
+def test_it_explains_whatever_gives_features(visual, resnet, images, targets):
     """Hooks included: the network is only asked."""
-    assert method in methods(visual)
-    assert method in methods(resnet)
-    before = relevance_maps(visual, images, targets, method)
+    assert "occlusion" in methods(visual)
+    assert "occlusion" in methods(resnet)
+    before = relevance_maps(visual, images, targets, "occlusion")
     visual.register_forward_hook(lambda module, inputs, output: output.roll(1, -1))
-    maps = relevance_maps(visual, images, targets, method)
-    torch.testing.assert_close(maps, relevance_maps(visual, images, targets, method))
+    maps = relevance_maps(visual, images, targets, "occlusion")
+    torch.testing.assert_close(maps, relevance_maps(visual, images, targets, "occlusion"))
     assert not torch.allclose(maps, before, rtol=1e-3)
-    rolled = relevance_maps(visual, images, targets.roll(1, -1), method)
+    rolled = relevance_maps(visual, images, targets.roll(1, -1), "occlusion")
     torch.testing.assert_close(rolled, before, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("method", ["occlusion", "RISE"])
-def test_dissimilarity_is_the_opposite(visual, images, targets, method):
-    maps = relevance_maps(visual, images, targets, method)
+def test_dissimilarity_is_the_opposite(visual, images, targets):
+    maps = relevance_maps(visual, images, targets, "occlusion")
     torch.testing.assert_close(
-        relevance_maps(visual, images, targets, method, negative=True), -maps
+        relevance_maps(visual, images, targets, "occlusion", negative=True), -maps
     )
 
 
@@ -111,28 +87,26 @@ class WithDropout(nn.Module):
         return self.dropout(self.inner(images))
 
 
-@pytest.mark.parametrize("method", ["occlusion", "RISE"])
 @pytest.mark.parametrize("wrapped", [False, True])
 def test_a_network_in_training_is_asked_as_in_evaluation_and_left_as_it_was(
-    resnet, targets, method, wrapped
+    resnet, targets, wrapped
 ):
     network = copy.deepcopy(resnet)
     model = from_module(WithDropout(network).eval()) if wrapped else network
     images = noise(2, 3, 64, 64)
-    expected = relevance_maps(model, images, targets, method)
+    expected = relevance_maps(model, images, targets, "occlusion")
     (model.model if wrapped else network).train()
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    assert torch.equal(relevance_maps(model, images, targets, method), expected)
+    assert torch.equal(relevance_maps(model, images, targets, "occlusion"), expected)
     assert network.training
     assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
 
 
-@pytest.mark.parametrize("method", ["occlusion", "RISE"])
-def test_no_block_is_read(visual, resnet, images, targets, method):
+def test_no_block_is_read(visual, resnet, images, targets):
     with pytest.raises(ValueError, match="this one asks the whole network"):
-        relevance_maps(visual, images, targets, method, start_block=1)
+        relevance_maps(visual, images, targets, "occlusion", start_block=1)
     with pytest.raises(ValueError, match="a ResNet has no attention blocks"):
-        relevance_maps(resnet, noise(1, 3, 64, 64), targets, method, start_block=1)
+        relevance_maps(resnet, noise(1, 3, 64, 64), targets, "occlusion", start_block=1)
 
 
 def test_many_targets_take_no_more_passes_than_one(visual, images, targets):

@@ -52,7 +52,6 @@ FEWER = {
     "occlusion": 60,
     "ScoreCAM": 12,
     "GScoreCAM": 12,
-    "RISE": 12,
 }
 
 

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from methods.attention_alone import attention, rollout
 from methods.attention_gradients import Relevance, all_grads, gradcam, last_grad
-from methods.masks import occlusion, rise
+from methods.masks import occlusion
 from methods.pools import pool, pool_signed
 from methods.published import grad_eclip, legrad, maskclip, sclip, surgery
 from methods.streams import direct, direct_signed, path
@@ -36,7 +36,7 @@ from recording import (
     record_readers,
 )
 from recording.encoders import Encoder, Images
-from recording.masks import Masked, record_occlusion, record_rise
+from recording.masks import Masked, record_occlusion
 from recording.others import (
     Dense,
     record_attention,
@@ -147,7 +147,6 @@ def on_grid(relevance: Float[Tensor, "image *target token"], recording: Recordin
 # Of any network: it is only asked.
 MASKING = {
     "occlusion": Asking(occlusion, record_occlusion, signed=True),
-    "RISE": Asking(rise, record_rise, signed=True),
 }
 
 METHODS = {

@@ -1,7 +1,7 @@
 """How a target's similarity changes as parts of a picture are hidden."""
 
 from methods.attention_gradients import Relevance
-from recording.masks import RISE_KEPT, Masked
+from recording.masks import Masked
 
 
 def occlusion(masked: Masked) -> Relevance:
@@ -11,16 +11,5 @@ def occlusion(masked: Masked) -> Relevance:
 
     s is the similarity of the whole picture, s_w that of one with the window in grey.
     """
-    hidden = 1 - masked.kept.flatten(1)
+    hidden = masked.windows.flatten(1).to(masked.scores)
     return (masked.whole[..., None] - masked.scores) @ (hidden / hidden.sum(0))
-
-
-def rise(masked: Masked) -> Relevance:
-    """RISE: Petsiuk et al., BMVC 2018, eq. 6.
-
-    r = 1 / (N E[M]) Σ_n s_n M_n   over N random masks M_n, s_n the similarity of what M_n leaves
-
-    There s_n is a class's probability.
-    """
-    kept = masked.kept.flatten(1)
-    return masked.scores @ kept / (len(kept) * RISE_KEPT)

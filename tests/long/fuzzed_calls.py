@@ -21,7 +21,7 @@ from small_clip import small_resnet, small_vit
 from vit_cam import vit_block_vis, vit_perword_relevance, vit_relevance
 
 SIDES = {"ViT": 32, "RN": 64}
-COSTLY = ("ScoreCAM", "GScoreCAM", "AblationCAM", "FullGrad", "occlusion", "RISE")
+COSTLY = ("ScoreCAM", "GScoreCAM", "AblationCAM", "FullGrad", "occlusion")
 FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 OTHERS = (torch.uint8, torch.int64, torch.bool, torch.complex64)
 junk = st.one_of(
