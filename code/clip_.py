@@ -24,6 +24,7 @@ from checks import require_finite, require_tensor, type_name
 from model import CLIP, build_model, convert_weights
 from objective import LOGIT_SCALE, feature_lengths, moderate, require_targets
 from preprocessing import OPENAI, PIXEL_MEAN, PIXEL_STD, Preprocessing, Triple
+from siglip import SigLIP, build_siglip
 from simple_tokenizer import END, START, SimpleTokenizer
 
 __all__ = [
@@ -63,7 +64,7 @@ def load(
     std: Triple | None = None,
     interpolation: str | None = None,
     resize_mode: str | None = None,
-) -> tuple[CLIP, transforms.Compose]:
+) -> tuple[CLIP | SigLIP, transforms.Compose]:
     """A CLIP in evaluation mode, and the transform from a PIL image to what it reads.
 
     `name` is one of
@@ -76,6 +77,8 @@ def load(
     - a folder as the hub has them, with weights and their configuration;
     - "open_clip:MODEL/TAG", fetched by open_clip into its cache, or "hf:OWNER/NAME", by
       huggingface_hub into its; both work without a network once the files are there.
+
+    "SigLIP-emoji" is a SigLIP (`siglip.py`), explained as every CLIP is.
 
     `dtype` defaults to float16 on CUDA (with float32 normalisations, as OpenAI's) and to float32
     elsewhere.
@@ -105,13 +108,16 @@ def load(
     }
     require_options(name, activation, heads, **pictures)
     device = torch.device(device)
+    if dtype is None:
+        dtype = torch.float16 if device.type == "cuda" else torch.float32
+    if str(name) == checkpoints.SIGLIP and str(name) in available_models():
+        siglip = build_siglip(checkpoints.read_siglip()).to(device, dtype)
+        return siglip, make_preprocess(siglip.visual.input_resolution)
     checkpoint = checkpoints.read(name, download_root)
     with checkpoints.errors_of(checkpoint.path):
         found = configuration(checkpoint, activation, heads)
         preprocessing = preprocessing_for(checkpoint, **pictures)
         model = build_model(checkpoint.weights, activation=found.activation, heads=found.heads)
-        if dtype is None:
-            dtype = torch.float16 if device.type == "cuda" else torch.float32
         convert_weights(model, dtype)
     model.visual.preprocessing = preprocessing
     resolution = model.visual.input_resolution

@@ -17,6 +17,7 @@ from model import CLIP
 from objective import LOGIT_SCALE, target_directions
 from recording.encoders import Encoder, from_open_clip, from_transformers
 from saliency import methods, normalise_maps, relevance_maps, resize_maps
+from siglip import SigLIP
 from text_saliency import WordRelevance, text_relevance
 
 Images = Float[Tensor, "image 3 row column"]
@@ -92,7 +93,7 @@ class Explainer:
         self, texts: Sequence[str], targets: Targets, method: str | None = None
     ) -> list[WordRelevance]:
         """Relevance of each word of each text, see `text_saliency.py`."""
-        reads = self.network if isinstance(self.network, CLIP) else self.encoder
+        reads = self.network if isinstance(self.network, CLIP | SigLIP) else self.encoder
         return text_relevance(reads, texts, targets, method)
 
 

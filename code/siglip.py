@@ -88,7 +88,7 @@ class ImageTower(nn.Module):
 
     def __init__(self, side: int, patch: int, width: int, heads: int, layers: int):
         super().__init__()
-        self.input_resolution, self.patch = side, patch
+        self.input_resolution, self.patch_size, self.output_dim = side, patch, width
         self.embeddings = nn.Module()
         self.embeddings.patch_embedding = nn.Conv2d(3, width, patch, patch)
         self.embeddings.position_embedding = nn.Embedding((side // patch) ** 2, width)
@@ -98,12 +98,12 @@ class ImageTower(nn.Module):
 
     def grid(self, images: Float[Tensor, "image 3 height width"]) -> tuple[int, int]:
         """Rows and columns of patches."""
-        return patch_grid(images, self.patch)
+        return patch_grid(images, self.patch_size)
 
     def forward(
         self, images: Float[Tensor, "image 3 height width"]
     ) -> Float[Tensor, "image feature"]:
-        if self.grid(images) != (self.input_resolution // self.patch,) * 2:
+        if self.grid(images) != (self.input_resolution // self.patch_size,) * 2:
             raise ValueError(
                 f"this model reads pictures of {self.input_resolution} x {self.input_resolution}; "
                 f"got {list(images.shape)}"
@@ -181,10 +181,14 @@ class SigLIP(nn.Module):
     def visual(self) -> ImageTower:
         return self.vision_model
 
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.logit_scale.dtype
+
     def encode_image(
         self, images: Float[Tensor, "image 3 height width"]
     ) -> Float[Tensor, "image feature"]:
-        return self.vision_model(images.to(self.logit_scale.dtype))
+        return self.vision_model(images.to(self.dtype))
 
     def encode_text(self, tokens: Int[Tensor, "text token"]) -> Float[Tensor, "text feature"]:
         """Features of tokens, start and end among them, padded with zeros to any length that holds

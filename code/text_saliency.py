@@ -24,6 +24,7 @@ from recording.encoders import Encoder, unwrapped
 from recording.texts import TextTower, text_tower, texts_of, wrong_width
 from recording.word_tokens import Words, chunks, core, words_of
 from saliency import positive
+from siglip import SigLIP
 from words import without_word
 
 LEAVE_OUT = "leave out"
@@ -129,7 +130,7 @@ def readable(model: nn.Module | Encoder, tokenizer: Any) -> TextTower:
     """A model's text tower, with its tokenizer. TypeError if that is not known."""
     if isinstance(model, Encoder):
         model, tokenizer = model.model, tokenizer or model.tokenizer
-    if tokenizer is None and isinstance(unwrapped(model), CLIP):
+    if tokenizer is None and isinstance(unwrapped(model), CLIP | SigLIP):
         tokenizer = tokenize
     if tokenizer is None:
         raise TypeError(

@@ -3,11 +3,15 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
+from safetensors.torch import save_file
 from torch import Tensor
 from transformers import SiglipConfig, SiglipModel
 
-from clip_ import tokenize
+import checkpoints
+from clip_ import available_models, load, tokenize
 from conftest import noise
+from explainer import Explainer
 from recording.encoders import encoder_of
 from saliency import methods, relevance_maps
 from siglip import SigLIP, build_siglip
@@ -94,3 +98,49 @@ def test_a_network_is_built_from_its_weights(model):
     built = build_siglip(weights)
     assert built.state_dict().keys() == weights.keys()
     assert (built.context_length, built.visual.input_resolution) == (20, 32)
+
+
+@pytest.fixture
+def installed(model, tmp_path, monkeypatch) -> SigLIP:
+    """The only embedded model, in half precision, as weights are shipped."""
+    monkeypatch.setattr(checkpoints, "EMBEDDED_FOLDER", tmp_path)
+    weights = {name: tensor.half() for name, tensor in model.state_dict().items()}
+    save_file(weights, checkpoints.embedded_file("SigLIP-emoji"))
+    return build_siglip(weights)
+
+
+def test_it_is_loaded_by_its_name(installed):
+    assert available_models()[0] == "SigLIP-emoji"
+    model, preprocess = load("SigLIP-emoji", "cpu")
+    images = preprocess(Image.new("RGB", (50, 40), "red")).unsqueeze(0)
+    assert images.shape == (1, 3, 32, 32)
+    assert not model.training
+    assert model.logit_scale.dtype == torch.float32
+    with torch.no_grad():
+        assert torch.equal(model.encode_image(images), installed.encode_image(images))
+        halves = load("SigLIP-emoji", "cpu", dtype=torch.float16)[0].encode_image(images)
+    assert halves.dtype == torch.float16
+
+
+def test_its_pictures_and_texts_are_explained_by_its_name(installed, tmp_path):
+    Image.effect_noise((60, 60), 90).save(tmp_path / "noise.png")
+    explainer = Explainer("SigLIP-emoji")
+    images = explainer.read(tmp_path / "noise.png")
+    features = explainer.texts(["a cow", "a sheep on grass"])
+    expected = F.normalize(installed.encode_text(tokenize(["a cow"], 20)), dim=-1)
+    torch.testing.assert_close(features[:1], expected)
+    assert explainer.maps(images, features).shape == (1, 2, 32, 32)
+    [found] = explainer.words(["a sheep on grass"], explainer.pictures(images))
+    assert found.words == ["a", "sheep", "on", "grass"]
+
+
+def test_it_is_computed_in_one_way(installed):
+    with pytest.raises(checkpoints.CheckpointError, match="activation 'gelu' contradicts"):
+        load("SigLIP-emoji", "cpu", activation="gelu")
+
+
+def test_damaged_weights_of_it_are_named(installed):
+    path = checkpoints.embedded_file("SigLIP-emoji")
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(checkpoints.CheckpointError, match=r"SigLIP-emoji.* is cut off"):
+        load("SigLIP-emoji", "cpu")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import safetensors
+from safetensors.torch import load_file
 from torch import Tensor
 
 from checkpoints.claims import Claims, claims_beside
@@ -26,7 +27,8 @@ from checkpoints.transformers_layout import in_openais_layout, is_transformers
 from model import some
 
 EMBEDDED_FOLDER = Path(__file__).resolve().parents[1] / "embedded"
-EMBEDDED = ("ViT-emoji", "RN-emoji")
+SIGLIP = "SigLIP-emoji"  # another network than all others, see `siglip.py`
+EMBEDDED = ("ViT-emoji", "ViT-plain", SIGLIP, "RN-emoji", "RN-plain")
 ADAPTER = "adapter_model.safetensors"  # peft's; reading it says what to do
 
 
@@ -86,6 +88,13 @@ def read(name: str | PathLike, download_root: str | PathLike | None = None) -> C
         claims = claims_beside(path, from_transformers)
     openais = openais or known or has_embedded_shapes(weights)
     return Checkpoint(path, weights, openais, metadata, claims)
+
+
+def read_siglip() -> dict[str, Tensor]:
+    """The weights of SigLIP-emoji, on the CPU. Raises CheckpointError if they are damaged."""
+    path = embedded_file(SIGLIP)
+    with errors_of(path, damaged=True):
+        return load_file(path)
 
 
 def find_file(name: str) -> Path:

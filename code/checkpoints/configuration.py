@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from checkpoints import EMBEDDED, OFFICIAL, Checkpoint, CheckpointError
+from checkpoints import EMBEDDED, OFFICIAL, SIGLIP, Checkpoint, CheckpointError
 from checkpoints.errors import AnotherNetwork
 from model import ACTIVATIONS, HEAD_WIDTH, architecture, divisors
 from preprocessing import INTERPOLATIONS, OPENAI, RESIZE_MODES, Preprocessing
@@ -93,7 +93,8 @@ def require_options(name: Any, activation: Any = None, heads: Any = None, **pict
                 f"{field} must be three numbers{positive}, of red, green and blue, got {given!r}"
             )
     if str(name) in (*EMBEDDED, *OFFICIAL):
-        known = {"activation": "quickgelu", **OPENAI._asdict()}
+        usual = "gelu_tanh" if str(name) == SIGLIP else "quickgelu"
+        known = {"activation": usual, **OPENAI._asdict()}
         _require_agreement(name, known, {"activation": activation, **pictures})
 
 

@@ -37,6 +37,7 @@ from recording.others import similarity
 from recording.runs import Layer, OtherPooling
 from recording.streams import Chain, written_pairs
 from recording.word_tokens import Rows, Words
+from siglip import SigLIP
 
 Order = Int[Tensor, " token"]
 LAST_BLOCKS = 8  # in the published code of Grad-ECLIP for texts
@@ -73,7 +74,7 @@ def text_tower(model: Any, tokenizer: Any) -> TextTower:
         raise TypeError(f"texts are read by a whole CLIP; got {type_name(bare)}")
 
     def tokens(texts: Sequence[str]) -> dict[str, Tensor]:
-        if not isinstance(bare, CLIP):
+        if not isinstance(bare, CLIP | SigLIP):
             return {"input_ids": tokenizer(list(texts)).to(device)}
         try:
             ids = tokenizer(list(texts), bare.context_length)
@@ -81,7 +82,8 @@ def text_tower(model: Any, tokenizer: Any) -> TextTower:
             raise ValueError(
                 f"the model reads no more than {bare.context_length} tokens of a text ({error})"
             ) from None
-        if is_plain(bare.transformer):  # the attention is causal: what follows the end is not read
+        # Where the attention is causal, what follows the end is not read.
+        if isinstance(bare, CLIP) and is_plain(bare.transformer):
             ids = ids[:, : int(ids.argmax(1).max()) + 1]
         return {"input_ids": ids.to(device)}
 
