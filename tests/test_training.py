@@ -199,6 +199,41 @@ def test_the_sigmoid_loss_asks_each_pair_by_itself():
     assert training.sigmoid_loss(logits, same).item() == pytest.approx(expected)
 
 
+def test_a_resnet_begins_with_the_text_tower_of_another_clip():
+    torch.manual_seed(0)
+    other, model = CLIP(**RECIPE.model), CLIP(**RESNET)
+    before = model.visual.state_dict()
+    weights = training.begun(model, other.state_dict())
+    assert set(weights) == {name for name in other.state_dict() if not name.startswith("visual")}
+    model.load_state_dict(weights, strict=False)
+    tokens = tokenize(["a horse", "a cow on grass"])
+    assert torch.equal(model.encode_text(tokens), other.encode_text(tokens))
+    assert all(torch.equal(before[name], now) for name, now in model.visual.state_dict().items())
+
+
+def test_a_siglip_begins_with_the_blocks_and_embeddings_of_another_clip():
+    torch.manual_seed(0)
+    other, model = CLIP(**RECIPE.model, activation="gelu_tanh"), SigLIP(**SIGLIP.model)
+    weights = training.begun(model, other.state_dict())
+    model.load_state_dict(weights, strict=False)
+    x = torch.randn(2, 5, 64)
+    block, theirs = model.vision_model.encoder.layers[1], other.visual.transformer.resblocks[1]
+    torch.testing.assert_close(block(x), theirs(x), atol=1e-4, rtol=1e-4)  # epsilons differ
+    assert len([name for name in weights if "text_model.encoder.layers.0" in name]) == 16
+    cells = model.vision_model.embeddings.position_embedding.weight
+    assert torch.equal(cells, other.visual.positional_embedding[1:])
+
+
+def test_a_run_begins_with_what_its_recipe_says(monkeypatch):
+    torch.manual_seed(1)
+    other = CLIP(**RECIPE.model)
+    monkeypatch.setattr(
+        training.checkpoints, "load_state_dict", {"another": other.state_dict()}.get
+    )
+    begun = training.Training(replace(RECIPE, model=RESNET, start="another"), "cpu")
+    assert torch.equal(begun.model.token_embedding.weight, other.token_embedding.weight)
+
+
 @pytest.mark.parametrize(
     "caption", ["", "a horse, a cow and a woman's hat on sand", "an ice cream on a grey background"]
 )

@@ -35,6 +35,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+import checkpoints
 from clip_ import tokenize
 from embedded import scenes
 from files import whole_file
@@ -69,6 +70,7 @@ class Recipe:
     rates: tuple[tuple[int, float], ...]  # (images seen, factor of the rates), linear between
     dense: bool = True  # whether the patches are asked for the concepts
     network: type[CLIP | SigLIP] = CLIP
+    start: str = ""  # an embedded model, what it has in common with which it begins with (`begun`)
     varied: bool = False  # whether objects are drawn in more than their styles (`variations.py`)
     seed: int = 0
     learning_rate: float = 1e-3  # of AdamW
@@ -96,13 +98,14 @@ RESNET = {
     "vision_width": 32,
     "vision_patch_size": None,
 }
-PLAIN_VIT = (
-    Stage(80, 200_000, 160, objects=1, zoom=2.2),
-    Stage(112, 160_000, 160, objects=2, zoom=1.6),
-    Stage(160, 60_000, 160, objects=3, zoom=1.3),
-    Stage(224, 50_000, 128),
-)
-PLAIN_VIT_RATES = ((0, 0.0), (10_000, 1.0), (320_000, 1.0), (420_000, 1 / 3), (470_000, 0.0))
+# Parts of a block, of a CLIP and of a SigLIP.
+SIGLIPS_NAMES = {
+    "ln_1": "layer_norm1",
+    "ln_2": "layer_norm2",
+    "attn.": "self_attn.",
+    "c_fc": "fc1",
+    "c_proj": "fc2",
+}
 RECIPES = {
     "ViT-emoji": Recipe(
         model=TEXT | VIT,
@@ -124,8 +127,13 @@ RECIPES = {
     ),
     "ViT-plain": Recipe(
         model=TEXT | VIT,
-        stages=PLAIN_VIT,
-        rates=PLAIN_VIT_RATES,
+        stages=(
+            Stage(80, 200_000, 160, objects=1, zoom=2.2),
+            Stage(112, 120_000, 160, objects=2, zoom=1.6),
+            Stage(160, 40_000, 160, objects=3, zoom=1.3),
+            Stage(224, 24_000, 128),
+        ),
+        rates=((0, 0.0), (10_000, 1.0), (260_000, 1.0), (360_000, 1 / 4), (384_000, 0.0)),
         dense=False,
         varied=True,
     ),
@@ -137,20 +145,27 @@ RECIPES = {
             "transformer_width": TEXT["transformer_width"],
             "transformer_layers": TEXT["transformer_layers"],
         },
-        stages=PLAIN_VIT,
-        rates=PLAIN_VIT_RATES,
         network=SigLIP,
+        start="ViT-plain",
+        stages=(
+            Stage(112, 80_000, 160, objects=2, zoom=1.6),
+            Stage(160, 40_000, 160, objects=3, zoom=1.3),
+            Stage(224, 24_000, 128),
+        ),
+        rates=((0, 0.0), (10_000, 1.0), (60_000, 1.0), (120_000, 1 / 4), (144_000, 0.0)),
         dense=False,
         varied=True,
     ),
     "RN-plain": Recipe(
         model=TEXT | RESNET,
+        start="ViT-plain",
         stages=(
-            Stage(128, 320_000, 160, objects=2, zoom=1.6),
-            Stage(160, 160_000, 160, objects=3, zoom=1.3),
-            Stage(224, 80_000, 128),
+            Stage(96, 160_000, 160, objects=1, zoom=2.2),
+            Stage(128, 100_000, 160, objects=2, zoom=1.6),
+            Stage(160, 40_000, 160, objects=3, zoom=1.3),
+            Stage(224, 24_000, 128),
         ),
-        rates=((0, 0.0), (10_000, 1.0), (320_000, 1.0), (480_000, 1 / 3), (560_000, 0.0)),
+        rates=((0, 0.0), (10_000, 1.0), (200_000, 1.0), (300_000, 1 / 4), (324_000, 0.0)),
         dense=False,
         varied=True,
     ),
@@ -333,6 +348,40 @@ def losses(
     return found
 
 
+def begun(model: CLIP | SigLIP, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The parameters of another CLIP that have a place in a model, such as all of its text tower;
+    in a SigLIP, embeddings and blocks.
+    """
+    if isinstance(model, SigLIP):
+        weights = in_siglips_layout(weights)
+    own = {name: parameter.shape for name, parameter in model.named_parameters()}
+    return {name: tensor for name, tensor in weights.items() if own.get(name) == tensor.shape}
+
+
+def in_siglips_layout(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Embeddings and blocks of a CLIP with a ViT, named as a SigLIP's."""
+    vision, text = "vision_model.embeddings.", "text_model.embeddings."
+    found = {
+        f"{vision}patch_embedding.weight": weights["visual.conv1.weight"],
+        f"{vision}position_embedding.weight": weights["visual.positional_embedding"][1:],
+        f"{text}token_embedding.weight": weights["token_embedding.weight"],
+        f"{text}position_embedding.weight": weights["positional_embedding"][:CAPTION_TOKENS],
+    }
+    for name, tensor in weights.items():
+        before, _, place = name.partition("transformer.resblocks.")
+        if not place:
+            continue
+        for clips, siglips in SIGLIPS_NAMES.items():
+            place = place.replace(clips, siglips)
+        place = f"{'vision_model' if before else 'text_model'}.encoder.layers.{place}"
+        if "in_proj_" in place:
+            each = zip("qkv", tensor.chunk(3), strict=True)
+            found |= {place.replace("in_proj_", f"{one}_proj."): part for one, part in each}
+        else:
+            found[place] = tensor
+    return found
+
+
 class Training:
     """A run: everything that a checkpoint holds, and the step that changes it."""
 
@@ -340,7 +389,11 @@ class Training:
         torch.manual_seed(recipe.seed)
         self.recipe, self.device = recipe, device
         self.halves = bfloat16_is_quicker(device)
-        self.model = recipe.network(**recipe.model).to(device).train()
+        self.model = recipe.network(**recipe.model)
+        if recipe.start:
+            weights = begun(self.model, checkpoints.load_state_dict(recipe.start))
+            self.model.load_state_dict(weights, strict=False)
+        self.model = self.model.to(device).train()
         self.prompts = concept_prompts(recipe.seed).to(device)
         self.optimizers = make_optimizers(self.model, recipe)
         self.rates = [[g["lr"] for g in o.param_groups] for o in self.optimizers]
