@@ -22,8 +22,9 @@ $(VENV)/.dev: requirements-dev.txt $(VENV)/.run
 	$(BIN)/pip install -q -r requirements-dev.txt
 	@touch $@
 
-demo: $(VENV)/.run ## explain images with both embedded models, into results/demo/
-	$(BIN)/python code/demo.py
+demo: $(VENV)/.run ## explain a scene with both embedded models, into results/demo/
+	$(BIN)/python code/explain.py "Images/car&bicycle&tree.png" "a car" "a bicycle" "a tree" \
+	  --out results/demo/demo.png
 
 test: $(VENV)/.dev ## run the test suite
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile

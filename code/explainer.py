@@ -1,26 +1,30 @@
-"""A model with what it takes to explain pictures by it: for the demo, figures and notebooks."""
+"""A model with what it takes to explain pictures by it: for commands, figures and notebooks."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import PIL.Image
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torchvision import transforms
 
 from checkpoints.errors import AnotherNetwork
 from checkpoints.hubs import HUB, OPEN_CLIP, package
 from clip_ import DEFAULT_DEVICE, load, tokenize
-from image_utils import open_image
-from model import CLIP
+from image_utils import normalise_pixels, open_image
+from model import CLIP, ModifiedResNet, VisionTransformer
 from objective import LOGIT_SCALE, target_directions
+from preprocessing import WholeFrame
 from recording.encoders import Encoder, from_open_clip, from_transformers
 from saliency import methods, normalise_maps, relevance_maps, resize_maps
 from siglip import SigLIP
 from text_saliency import WordRelevance, text_relevance
 
 Images = Float[Tensor, "image 3 row column"]
+Frame = Callable[[PIL.Image.Image], PIL.Image.Image | Tensor]
 Targets = Float[Tensor, "*image target feature"]
 
 
@@ -42,10 +46,42 @@ class Explainer:
         self.name = name or shown_name(model)
         self.side = side_of(self.encoder.example())
         table = methods(self.encoder)
-        self.methods = list(table)
+        self.methods = list(table)  # the first is the default
         self.kind = "ResNet" if "GradCAM" in table else "ViT"
         self.device = self.encoder.weight.device
         self.preprocess, self.pixels = self.encoder.preprocess, self.encoder.pixels
+
+    def method(self, name: str | None) -> str:
+        """The name of a method, by default the default; ValueError for one that there is not."""
+        if name is not None and name not in self.methods:
+            raise ValueError(
+                f"{self.name} is a {self.kind} and has no method {name!r}: it takes "
+                f"{', '.join(self.methods)}"
+            )
+        return name or self.methods[0]
+
+    def frame(self, crop: bool = False) -> Frame:
+        """What makes of an upright RGB picture what is explained: by default all of it, where the
+        network takes other shapes than its square; with `crop`, or otherwise, what the model's own
+        preprocessing leaves. It returns a picture, or for models that are not of ours a tensor,
+        and can be sent to other processes.
+        """
+        visual = self.encoder.model
+        if not self.encoder.runs(VisionTransformer, ModifiedResNet):
+            return self.preprocess
+        if crop or self.pixels.resize_mode != "shortest":
+            return transforms.Compose(self.pixels.square(visual.input_resolution))
+        stride = getattr(visual, "patch_size", None) or visual.stride
+        return WholeFrame(visual.input_resolution, stride, self.pixels.interpolation)
+
+    def images(self, framed: Sequence[np.ndarray]) -> Images:
+        """Pictures out of a `frame`, of one shape, as the model takes them: bytes [row, column, 3],
+        or floats as they are.
+        """
+        images = torch.from_numpy(np.stack(framed)).to(self.device)
+        if images.dtype != torch.uint8:
+            return images
+        return normalise_pixels(images.permute(0, 3, 1, 2).float() / 255, self.pixels)
 
     def read(self, *paths: str | Path) -> Images:
         """Pictures as the model takes them."""

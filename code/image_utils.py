@@ -1,12 +1,14 @@
 """Images and maps as pictures. All colours are RGB, all values in [0, 1] unless they are bytes."""
 
 from pathlib import Path
+from typing import BinaryIO
 
 import matplotlib
 import numpy as np
 import PIL.Image
 import torch
 from jaxtyping import Bool, Float
+from PIL import UnidentifiedImageError
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
 
@@ -33,15 +35,21 @@ def open_image(path: str | Path) -> PIL.Image.Image:
         names = [file.name for file in image_files(path if path.is_dir() else path.parent)]
         beside = ", ".join(names[:10]) + ", ..." * (len(names) > 10) or "none"
         raise FileNotFoundError(f"no image {path}; images in that folder: {beside}")
+    return decoded(path, path)
+
+
+def decoded(file: str | Path | BinaryIO, name: str | Path) -> PIL.Image.Image:
+    """The picture in a file, or in what has been read of one, as `open_image`; errors name it."""
     try:
-        with PIL.Image.open(path, formats=FORMATS) as file:
-            file.load()
-            return file
+        with PIL.Image.open(file, formats=FORMATS) as image:
+            image.load()
+            return image
     except MemoryError:
         raise
     except Exception as error:  # of a damaged file: struct.error, zlib.error, EOFError ...
+        why = "it does not begin as one" if isinstance(error, UnidentifiedImageError) else error
         raise ValueError(
-            f"{path} is not an image that can be read ({', '.join(FORMATS)}): {error}"
+            f"{name} is not an image that can be read ({', '.join(FORMATS)}): {why}"
         ) from error
 
 
@@ -123,8 +131,11 @@ def image_files(folder: str | Path) -> list[Path]:
 
 def is_image(path: Path) -> bool:
     """Whether that is a file, not a hidden one, with the ending of one of FORMATS."""
-    known = PIL.Image.registered_extensions().get(path.suffix.lower()) in FORMATS
-    return known and not path.name.startswith(".") and path.is_file()
+    return has_ending_of_image(path) and not path.name.startswith(".") and path.is_file()
+
+
+def has_ending_of_image(path: str | Path) -> bool:
+    return PIL.Image.registered_extensions().get(Path(path).suffix.lower()) in FORMATS
 
 
 def normalise_pixels(

@@ -5,6 +5,10 @@ image features with it. So any direction can be explained: t1 - t2 is the differ
 -t is dissimilarity.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -87,10 +91,28 @@ def for_each_image(
     return directions.expand(len(images), *directions.shape[-2:])
 
 
+features_kept: ContextVar[list[Tensor] | None] = ContextVar("features_kept", default=None)
+
+
+@contextmanager
+def keeping_features() -> Iterator[list[Float[Tensor, "image feature"]]]:
+    """The features that ways back start at inside the block, in this thread: who wants scores
+    besides maps need not encode the images twice.
+    """
+    kept: list[Tensor] = []
+    token = features_kept.set(kept)
+    try:
+        yield kept
+    finally:
+        features_kept.reset(token)
+
+
 def objective_slopes(
     features: Float[Tensor, "image feature"], directions: Float[Tensor, "image target feature"]
 ) -> Float[Tensor, "target image feature"]:
     """d (f / |f|)·t / d f = (t - (t·u) u) / |f| with u = f / |f|: the way back starts here."""
+    if (kept := features_kept.get()) is not None:
+        kept.append(features.detach())
     exact = features.unsqueeze(1).to(directions.dtype)
     length = feature_lengths(exact)
     unit = exact / length

@@ -4,8 +4,10 @@ The names of the modes are open_clip's (`open_clip/transform.py`).
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from functools import lru_cache
+from typing import Any, NamedTuple
 
+import numpy as np
 from PIL import Image
 from torch import nn
 from torchvision import transforms
@@ -103,3 +105,92 @@ def middle(image: Image.Image) -> Image.Image:
     if left or top:
         image = image.crop((left, top, image.width - left, image.height - top))
     return image
+
+
+class WholeFrame(NamedTuple):
+    """All of a picture, on a grid fitted to its sides: nothing is cut off, and there are about as
+    many cells as in the square that the network was trained on.
+
+    side: of that square, in pixels. stride: of a cell.
+    """
+
+    side: int
+    stride: int
+    interpolation: str = "bicubic"
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        rows, columns = fitted_grid(image.size, (self.side // self.stride) ** 2)
+        size = [rows * self.stride, columns * self.stride]
+        return F.resize(image, size, INTERPOLATIONS[self.interpolation])
+
+
+def fitted_grid(size: tuple[int, int], cells: int) -> tuple[int, int]:
+    """The (rows, columns) nearest to the proportion of a picture of (width, height): about as many
+    cells, however long the picture is.
+    """
+    width, height = size
+    rows, columns = (round((cells * part) ** 0.5) for part in (height / width, width / height))
+    return min(max(rows, 1), cells), min(max(columns, 1), cells)
+
+
+class Window(NamedTuple):
+    """What a network saw of a picture, in pixels of that: it may reach beyond its sides."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+
+@lru_cache(4096)
+def window_seen(frame: Callable[[Image.Image], Any], size: tuple[int, int]) -> Window:
+    """What a frame, whatever it does, leaves of a picture of (width, height).
+
+    Found by looking: black and white pictures tell where it shows anything, and ramps which column
+    and row that is. What is resized alike in all its parts lies on a straight line.
+    """
+    if isinstance(frame, WholeFrame):
+        return Window(0, 0, *size)
+    factor = (PROBE / (size[0] * size[1])) ** 0.5
+    probe = [max(2, round(side * factor)) for side in size]
+    left, right = ends_seen(frame, np.arange(probe[0])[None].repeat(probe[1], 0) + 0.5, 1)
+    top, bottom = ends_seen(frame, np.arange(probe[1])[:, None].repeat(probe[0], 1) + 0.5, 0)
+    across, down = (whole / side for whole, side in zip(size, probe, strict=True))
+    return Window(left * across, top * down, right * across, bottom * down)
+
+
+def ends_seen(
+    frame: Callable[[Image.Image], Any], places: np.ndarray, axis: int
+) -> tuple[float, float]:
+    """From where to where a frame shows a picture along an axis; `places` [row, column] are where
+    its pixels are along that.
+    """
+    dark, light = (framed_grey(frame, np.full(places.shape, grey)) for grey in (0.0, 1.0))
+    inside = light - dark > (light - dark).max() / 2
+    counts = inside.sum(1 - axis)
+    low, high = 0.0, float(places.shape[axis])
+    for _ in range(3):  # each ramp shows more closely what the one before has found
+        seen = framed_grey(frame, ((places - low) / (high - low)).clip(0, 1))
+        share = np.where(inside, (seen - dark) / np.where(inside, light - dark, 1), 0)
+        share = share.sum(1 - axis) / np.maximum(counts, 1)
+        straight = (counts > 0) & (share > 0.02) & (share < 0.98)  # bent at its ends
+        if straight.sum() < 2:  # all of it is in one row or column
+            slope = 1 / (counts > 0).sum()
+            start = -slope * np.argmax(counts > 0)
+        else:
+            slope, start = np.polyfit(np.flatnonzero(straight) + 0.5, share[straight], 1)
+        first, last = (low + (start + slope * at) * (high - low) for at in (0, len(counts)))
+        margin = (high - low) / 100
+        low, high = max(0.0, first - margin), min(float(places.shape[axis]), last + margin)
+    return first, last
+
+
+PROBE = 2**18  # pixels of the pictures that `window_seen` looks at
+
+
+def framed_grey(frame: Callable[[Image.Image], Any], grey: np.ndarray) -> np.ndarray:
+    """The grey, in any unit, that a frame makes of a grey picture in [0, 1]."""
+    made = frame(Image.fromarray(np.uint8(255 * grey + 0.5)).convert("RGB"))
+    if isinstance(made, Image.Image):
+        return np.asarray(made, np.float64).mean(2)
+    return np.asarray(made, np.float64).mean(0)

@@ -19,7 +19,13 @@ from checks import require_differentiable, require_finite, type_name, undisturbe
 from maps import normalise_maps, resize_maps
 from methods import MASKING, METHODS, POOL_METHODS, Maps, Method, explaining, is_of_targets, on_grid
 from model import ModifiedResNet, VisionTransformer
-from objective import directions_against, for_each_image, target_directions
+from objective import (
+    directions_against,
+    for_each_image,
+    keeping_features,
+    similarities,
+    target_directions,
+)
 from recording import forget_attention, pooling_of, record_matrices
 from recording.encoders import Encoder, Images, encoder_of
 from recording.runs import NoAttention, OtherPooling, image_count
@@ -133,6 +139,33 @@ def direction_maps(
     require_no_blocks(start_block, scale)
     cam = cam_of(encoder, chosen, images)
     return cam.maps(images, -directions if negative else directions)[0]
+
+
+def maps_and_scores(
+    encoder: Encoder,
+    images: Float[Tensor, "image 3 height width"],
+    directions: Float[Tensor, "target feature"],
+    method: str,
+    negative: bool = False,
+) -> tuple[Maps, Float[Tensor, "image target"]]:
+    """What `direction_maps` returns, and 100 times the scalar product of the unit image features
+    with the directions, of the same run of the network where the method starts at its features.
+    """
+    with keeping_features() as kept:
+        maps = direction_maps(encoder, images, directions, method, negative)
+    features = torch.cat(kept) if kept else None
+    if features is None or len(features) != len(images) or has_other_features(encoder, method):
+        with torch.no_grad(), undisturbed(encoder.weight.device):
+            features = encoder.encode(encoder.placed(images))
+    return maps, similarities(features, directions.to(features.device))
+
+
+def has_other_features(encoder: Encoder, method: str) -> bool:
+    """Whether a method may start at others than the network's: those of its blocks, or those of
+    one head.
+    """
+    chosen = candidates(encoder)[method]
+    return isinstance(chosen, Method) and (chosen.whole or chosen.ours_alone)
 
 
 def require_no_blocks(start_block: int | None, scale: float) -> None:

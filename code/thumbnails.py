@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from demo import ROOT
 from explainer import Explainer
 from figures import Panel, grid
 from files import whole_file
 from image_utils import as_picture, show_cam_on_image, to_bytes
 
+ROOT = Path(__file__).resolve().parent.parent
 IMAGE, PROMPT = ROOT / "Images" / "horse&dog.png", "a horse"
 SIDE = 112
 COLUMNS = 9

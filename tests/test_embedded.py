@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-import demo
+import explain
 from clip_ import available_models, load, tokenize
 from embedded import scenes
 from evaluation import embedded_models
@@ -69,7 +69,7 @@ def test_the_cams_point_at_the_object_that_is_asked_for(resnet):
 
 
 @pytest.mark.parametrize("name", ["horse&sheep", "car&bicycle&tree"])
-def test_the_demo_highlights_the_prompts_object(vit, name):
+def test_the_map_highlights_the_prompts_object(vit, name):
     """The map is highest on the object, and twice as high there as elsewhere in the mean.
 
     The pointing game allows 15 pixels beside it (Zhang et al., 2018).
@@ -87,11 +87,11 @@ def test_the_demo_highlights_the_prompts_object(vit, name):
         assert maps[mask].mean() > 2 * maps[~mask].mean()
 
 
-def test_the_demo_writes_its_figure_and_prints_similarities(tmp_path, monkeypatch, capsys):
+def test_the_command_writes_its_figure_and_prints_similarities(tmp_path, monkeypatch, capsys):
     target = tmp_path / "new folder" / "demo.png"
     image = str(IMAGES / "horse&sheep.png")
-    monkeypatch.setattr("sys.argv", ["demo.py", image, "a horse", "--output", str(target)])
-    demo.main()
+    monkeypatch.setattr("sys.argv", ["explain.py", image, "a horse", "--out", str(target)])
+    explain.main()
     assert Image.open(target).size[0] > 300
     model, preprocess = load("ViT-emoji", device="cpu")
     with torch.no_grad():

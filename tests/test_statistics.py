@@ -92,7 +92,7 @@ def test_scenes_are_drawn_with_the_statistics():
 
 @pytest.fixture
 def explainer(monkeypatch, models):
-    """The small ViT, as notebooks and the demo load a model."""
+    """The small ViT, as notebooks and commands load a model."""
     made = make_preprocess(32, OTHER)
     monkeypatch.setattr("explainer.load", lambda name: (models[0], made))
     return Explainer("ViT-other")

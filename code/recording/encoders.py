@@ -10,6 +10,7 @@ is imported here: their models are known by the names of their classes.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -181,21 +182,23 @@ def from_transformers(model: nn.Module, processor: Any = None) -> Encoder:
         tokens = transformers_tokens(model, processor.tokenizer, texts)
         return pooled(model.get_text_features(**tokens.to(model.device)))
 
-    def preprocess(image: Any) -> Tensor | Mapping[str, Tensor]:
-        made = processor(images=image, return_tensors="pt")
-        return made if "spatial_shapes" in made else made["pixel_values"][0]
-
     vision = getattr(model.config, "vision_config", model.config)
     pictures = getattr(processor, "image_processor", processor)
     return Encoder(
         model,
         encode,
         encode_texts if hasattr(processor, "tokenizer") else None,
-        preprocess if processor else None,
+        partial(processed, processor) if processor else None,
         statistics(getattr(pictures, "image_mean", None), getattr(pictures, "image_std", None)),
         size=sides(getattr(vision, "image_size", None)),
         tokenizer=getattr(processor, "tokenizer", None),
     )
+
+
+def processed(processor: Any, image: Image.Image) -> Tensor | Mapping[str, Tensor]:
+    """A picture as a processor of transformers prepares it."""
+    made = processor(images=image, return_tensors="pt")
+    return made if "spatial_shapes" in made else made["pixel_values"][0]
 
 
 def transformers_tokens(model: nn.Module, tokenizer: Any, texts: str | Sequence[str]) -> Any:

@@ -17,10 +17,10 @@ ROOT = Path(__file__).resolve().parents[2]
 PYTHON = ".venv/bin/python"
 SMALL = "--scenes 2 --faithfulness 1 --sanity 1"
 COMMANDS = {  # what README says: what is run
-    "make demo": f"{PYTHON} code/demo.py",
+    "make demo": f'{PYTHON} code/explain.py "Images/car&bicycle&tree.png" "a car" --out demo.png',
     "make test": "",
-    f'{PYTHON} code/demo.py photo.jpg "a cat" "a dog" --models ViT-B/32 RN50': (
-        f'{PYTHON} code/demo.py photo.jpg "a cat" "a dog" --models ViT-emoji RN-emoji'
+    f'{PYTHON} code/explain.py photo.jpg "a cat" "a dog" --model ViT-B/32 --model RN50': (
+        f'{PYTHON} code/explain.py photo.jpg "a cat" "a dog" --model ViT-emoji --model RN-emoji'
     ),
     "make evaluate": "",
     "make bench": "",

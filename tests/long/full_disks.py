@@ -19,7 +19,7 @@ from fuzzed_files import folder
 from matplotlib.figure import Figure
 from outcomes import Tally
 
-import demo
+import overlay_figure
 import thumbnails
 from checkpoints import load_state_dict
 from evaluation.study import Study
@@ -46,7 +46,9 @@ def measure(place: Path) -> None:
 
 
 WRITERS: dict[str, Callable[[Path], None]] = {  # each writes the file of its name into a folder
-    "figure.png": lambda place: demo.save([[Panel(PICTURE, "a cat")]], place / "figure.png"),
+    "figure.png": lambda place: overlay_figure.save(
+        [[Panel(PICTURE, "a cat")]], ["ViT-emoji"], place / "figure.png"
+    ),
     "thumbnail.png": lambda place: thumbnails.save(PICTURE, place / "thumbnail.png"),
     "lab/a figure.png": lambda place: notebook(place).save(Figure(), "a figure"),
     "lab/a table.csv": lambda place: notebook(place).table(ROWS, "a table"),
