@@ -1,4 +1,4 @@
-"""Maps on whole pictures: each lies where the network looked, at the picture's own size and shape."""
+"""Maps on whole pictures: each where the network looked, at the picture's own size and shape."""
 
 from typing import NamedTuple
 

@@ -55,7 +55,6 @@ def test_a_model_that_is_used_to_whole_pictures_sees_them_as_ever(vit, mode, mon
     assert np.asarray(vit.frame()(Image.new("RGB", (300, 100)))).shape == (224, 224, 3)
 
 
-CENTRE = {"shortest": 1, "longest": -1}
 SIZES = [(500, 400), (300, 700), (61, 40), (4000, 900), (2000, 20)]
 
 
@@ -63,15 +62,15 @@ SIZES = [(500, 400), (300, 700), (61, 40), (4000, 900), (2000, 20)]
 @pytest.mark.parametrize("mode", ["shortest", "longest", "squash"])
 def test_the_window_of_a_frame_is_that_of_its_arithmetic(mode, size):
     frame = transforms.Compose(Preprocessing(resize_mode=mode, fill=40).square(64))
-    side = {"shortest": min(size), "longest": max(size)}.get(mode)
-    across, down = size if side is None else (side, side)
-    centre_x, centre_y = size[0] / 2, size[1] / 2
-    expected = Window(
-        centre_x - across / 2, centre_y - down / 2, centre_x + across / 2, centre_y + down / 2
-    )
-    # The frame itself rounds sides and places to its pixels, of which 64 go on a side.
     found = window_seen(frame, size)
-    assert np.abs(np.subtract(found, expected)).max() <= 1.5 * max(across, down) / 64
+    for whole, (first, last) in zip(
+        size, ((found[0], found[2]), (found[1], found[3])), strict=True
+    ):
+        side = {"shortest": min(size), "longest": max(size), "squash": whole}[mode]
+        resized = max(1, round(64 * whole / side))  # and put into the middle of 64 pixels
+        pixel, before = whole / resized, int((64 - resized) / 2)
+        assert first == pytest.approx(-before * pixel, abs=0.6 * pixel)
+        assert last == pytest.approx((64 - before) * pixel, abs=0.6 * pixel)
 
 
 def test_the_window_of_other_libraries_pictures_is_found(vit):
