@@ -1,9 +1,12 @@
 """Where in pictures does their similarity to prompts come from?
 
-python code/explain.py photo.jpg "a cat" "a dog"
+python code/explain.py photo.jpg "a cat" "a dog"              photo explained.png, where you are
+python code/explain.py FOLDER --prompts FILE --out MAPS       maps of all in it, as Parquet
 
-One or several pictures, then prompts: a figure, "photo explained.png", in the folder where you are,
-and the scores, 100 times the cosine of picture and prompt, here.
+One or several pictures, then prompts: a figure, and the scores, 100 times the cosine of picture and
+prompt. Or folders, CSV lists (with a column path), tar archives and Parquet files (with a column of
+pictures): one Parquet file for every 1,000 pictures. Stopped, the same command goes on; a picture
+that cannot be read is a row with an error.
 """
 
 import argparse
@@ -15,7 +18,8 @@ from pathlib import Path
 import matplotlib
 
 from clip_ import to_rgb
-from explainer import explainers
+from dataset.sources import is_source
+from explainer import Explainer, explainers
 from image_utils import has_ending_of_image, open_image
 from methods import METHODS
 from overlay_figure import Asked, checked_output, rows_of, save
@@ -31,7 +35,9 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog="explain.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    made.add_argument("what", nargs="*", metavar="PICTURE … PROMPT", help="pictures, then prompts")
+    made.add_argument(
+        "what", nargs="*", metavar="PICTURE", help="pictures, or what holds them; then prompts"
+    )
     asked = made.add_argument_group("what is asked")
     asked.add_argument("--prompts", type=Path, metavar="FILE", help="a text file, a prompt a line")
     asked.add_argument(
@@ -74,41 +80,109 @@ def parser() -> argparse.ArgumentParser:
         "--out",
         type=Path,
         help="the figure, by its ending PNG, PDF, SVG, JPEG or WebP; "
-        'default: "PICTURE explained.png", where you are',
+        'default: "PICTURE explained.png", where you are; or the folder of the maps',
     )
     out.add_argument("--cmap", help="a colour map of matplotlib's for the heat, such as viridis")
+    many = made.add_argument_group("of folders, lists, archives and Parquet files")
+    many.add_argument(
+        "--workers",
+        type=count,
+        default=max(1, (os.cpu_count() or 1) - 1),
+        help="processes that decode pictures; default: one less than there are cores",
+    )
+    many.add_argument("--batch", type=count, default=32, help="pictures explained at once")
+    many.add_argument(
+        "--shard", type=count, default=1000, help="pictures a file; default: %(default)s"
+    )
+    many.add_argument(
+        "--float16",
+        action="store_true",
+        help="maps as float16, not as bytes: three digits, not two",
+    )
+    many.add_argument(
+        "--strict", action="store_true", help="exit with 3 if there is a picture with an error"
+    )
     return made
+
+
+def count(text: str) -> int:
+    """A number from 1 on, of an option."""
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"it must be a number from 1 on; got {text!r}")
+    return int(text)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     reader = parser()
     args = reader.parse_intermixed_args(arguments)
     try:
-        explain_pictures(args)
+        status = explain(args)
     except (OSError, ValueError, TypeError, RuntimeError) as error:
         reader.exit(2, f"{reader.prog}: {' '.join(str(error).split())}\n")
+    except KeyboardInterrupt:
+        reader.exit(130, "\nstopped\n")
+    if status:
+        reader.exit(status)
 
 
-def explain_pictures(args: argparse.Namespace) -> None:
-    pictures, prompts = told_apart(args)
+def explain(args: argparse.Namespace) -> int:
+    """Do what is asked; the exit status."""
+    given, prompts = told_apart(args)
+    if not any(map(is_source, given)):
+        explain_pictures(args, given, prompts)
+        return 0
+    if not all(map(is_source, given)):
+        raise ValueError("give pictures, or folders, lists, archives and Parquet files; not both")
+    return explain_sources(args, given, prompts)
+
+
+def explain_sources(args: argparse.Namespace, sources: list[Path], prompts: list[str]) -> int:
+    from dataset.run import finish, planned, run
+
+    if args.out is None:
+        raise ValueError("give a folder for the maps: --out MAPS")
+    if args.cmap or len(args.model) > 1 or len(args.method) > 1:
+        raise ValueError("maps of many are of one model and one method, and --cmap is for figures")
+    model = args.model[0] if args.model else models_with(args.method)[0]
+    explainer = Explainer(model)
+    (asked,) = questions(args, prompts, [explainer])
+    options = {
+        "like": args.like,
+        "crop": args.crop,
+        "float16": args.float16,
+        "size": args.shard,
+        "batch": args.batch,
+    }
+    names = [str(source) for source in sources]
+    plan = planned(names, args.out, model, explainer, asked.question, **options)
+    print(f"{asked.title}: {asked.sees}")
+    run(plan, explainer, args.workers)
+    return 3 if finish(plan) and args.strict else 0
+
+
+def explain_pictures(args: argparse.Namespace, pictures: list[Path], prompts: list[str]) -> None:
+    if len(prompts) > MOST:
+        raise ValueError(f"{len(prompts)} prompts are too many for one figure, at most {MOST} fit")
     for path in [*pictures, *args.like]:
         to_rgb(open_image(path))
     out = checked_output(args.out or Path(f"{pictures[0].stem} explained.png"), pictures)
     if args.cmap not in (None, *matplotlib.colormaps):
         raise ValueError(f"{args.cmap!r} is no colour map of matplotlib's, such as viridis")
-    asked = questions(args, prompts)
+    asked = questions(args, prompts, explainers(args.model or models_with(args.method)))
     rows, labels = rows_of(pictures, asked, args.cmap)
     save(rows, labels, out)
     print(f"wrote {out}")
 
 
 def told_apart(args: argparse.Namespace) -> tuple[list[Path], list[str]]:
-    """Pictures and prompts: of what is given, the former are files or have an ending of one."""
-    is_picture = [has_ending_of_image(what) or os.path.exists(what) for what in args.what]
+    """Pictures, or what holds them, and prompts: the former are there or have an ending of one."""
+    is_picture = [
+        has_ending_of_image(what) or is_source(what) or os.path.exists(what) for what in args.what
+    ]
     pictures = [Path(what) for what, so in zip(args.what, is_picture, strict=True) if so]
     prompts = [what for what, so in zip(args.what, is_picture, strict=True) if not so]
     if not pictures:
-        raise ValueError("give a picture, then prompts; --help tells more")
+        raise ValueError("give a picture or a folder, then prompts; --help tells more")
     if args.prompts:
         lines = args.prompts.read_text(encoding="utf-8-sig").splitlines()
         prompts += [line.strip() for line in lines if line.strip()]
@@ -116,15 +190,12 @@ def told_apart(args: argparse.Namespace) -> tuple[list[Path], list[str]]:
         raise ValueError('give at least one prompt after the pictures, such as "a cat"')
     if any(not prompt.strip() for prompt in prompts):
         raise ValueError("a prompt is empty")
-    if len(prompts) > MOST:
-        raise ValueError(f"{len(prompts)} prompts are too many for one figure, at most {MOST} fit")
     return pictures, prompts
 
 
-def questions(args: argparse.Namespace, prompts: list[str]) -> list[Asked]:
+def questions(args: argparse.Namespace, prompts: list[str], found: list[Explainer]) -> list[Asked]:
     """What every model is asked, by every method; refused before there is any work."""
     methods = args.method or [None]
-    found = explainers(args.model or models_with(methods))
     for method in methods:
         for explainer in found:
             explainer.method(method)
@@ -136,9 +207,9 @@ def questions(args: argparse.Namespace, prompts: list[str]) -> list[Asked]:
     ]
 
 
-def models_with(methods: Sequence[str | None]) -> list[str]:
+def models_with(methods: Sequence[str]) -> list[str]:
     """The embedded models that have all the methods."""
-    names = [name for name, table in MODELS.items() if set(methods) <= {None, *table}]
+    names = [name for name, table in MODELS.items() if set(methods) <= set(table)]
     if not names:
         wrong = ", ".join(map(repr, methods))
         raise ValueError(

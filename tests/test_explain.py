@@ -152,8 +152,8 @@ def test_letters_without_a_glyph_are_told_once(folder, capsys, recwarn):
 
 
 WRONG = {
-    "nothing": ([], "give a picture, then prompts; --help tells more"),
-    "no picture": (["a cat"], "give a picture, then prompts"),
+    "nothing": ([], "give a picture or a folder, then prompts; --help"),
+    "no picture": (["a cat"], "give a picture or a folder"),
     "no prompt": (["photo.jpeg"], 'give at least one prompt after the pictures, such as "a cat"'),
     "an empty prompt": (["photo.jpeg", "a cat", " "], "a prompt is empty"),
     "many prompts": (["photo.jpeg", *"a" * 101], "101 prompts are too many"),

@@ -1,0 +1,157 @@
+"""Where pictures come from: folders, CSV lists, tar archives, Parquet files; in a fixed order.
+
+An `Entry` says where a picture is, and is small: it can be sent to other processes, which read it
+there. Nothing is held of the rest, so a source may be of any length.
+"""
+
+import csv
+import os
+import tarfile
+from collections.abc import Iterator, Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import NamedTuple
+
+from image_utils import has_ending_of_image
+
+ENDINGS = (".csv", ".tar", ".parquet")
+
+
+class File(NamedTuple):
+    path: str
+
+    def read(self) -> bytes:
+        if not os.path.isfile(self.path):
+            raise FileNotFoundError("there is no such file")
+        return Path(self.path).read_bytes()
+
+
+class Member(NamedTuple):
+    """Of a tar archive: where its bytes lie in it."""
+
+    archive: str
+    start: int
+    length: int
+
+    def read(self) -> bytes:
+        with open(self.archive, "rb") as file:
+            file.seek(self.start)
+            return file.read(self.length)
+
+
+class Cell(NamedTuple):
+    """Of a Parquet file's column of pictures."""
+
+    table: str
+    row: int
+
+    def read(self) -> bytes:
+        from dataset.tables import column_of
+
+        return column_of(self.table).at(self.row)
+
+
+class Entry(NamedTuple):
+    """A picture of a source.
+
+    id: its number in the order of all. path: what it is called, relative to its source.
+    """
+
+    id: int
+    path: str
+    where: File | Member | Cell
+
+
+def is_source(path: str | Path) -> bool:
+    """Whether it holds pictures, and is none itself."""
+    return Path(path).is_dir() or Path(path).suffix.lower() in ENDINGS
+
+
+def entries(sources: Sequence[str | Path], skipped: Path | None = None) -> Iterator[Entry]:
+    """The pictures of sources, one after the other; each source in the order of its names, or of
+    its rows.
+
+    skipped: a folder in which none is looked for, since what is made of them goes there. Hidden
+    files and folders are passed over, and links to folders not followed. Raises OSError or
+    ValueError for a source that cannot be read.
+    """
+    number = 0
+    for source in sources:
+        for path, where in found_in(Path(source).absolute(), skipped):
+            yield Entry(number, printable(path), where)
+            number += 1
+
+
+def printable(path: str) -> str:
+    """Names of files may be of any bytes, which are told by their numbers."""
+    return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def listing(sources: Sequence[str | Path], skipped: Path | None) -> tuple[int, str]:
+    """How many entries there are, and a digest of their names and places."""
+    count, digest = 0, sha256()
+    for entry in entries(sources, skipped):
+        digest.update(repr((entry.path, entry.where[1:])).encode())
+        count += 1
+    return count, digest.hexdigest()
+
+
+def found_in(source: Path, skipped: Path | None) -> Iterator[tuple[str, File | Member | Cell]]:
+    if source.is_dir():
+        return in_folder(source, "", skipped)
+    if not source.is_file():
+        raise FileNotFoundError(f"no folder or file {source}")
+    return {".csv": in_list, ".tar": in_archive, ".parquet": in_table}[source.suffix.lower()](
+        source
+    )
+
+
+def in_folder(folder: Path, before: str, skipped: Path | None) -> Iterator[tuple[str, File]]:
+    with os.scandir(folder) as found:
+        inside = sorted(found, key=lambda one: one.name)
+    for one in inside:
+        if one.name.startswith("."):
+            continue
+        if one.is_dir(follow_symlinks=False):
+            if skipped is None or not (skipped.exists() and os.path.samefile(one.path, skipped)):
+                yield from in_folder(Path(one.path), f"{before}{one.name}/", skipped)
+        elif has_ending_of_image(one.name):
+            yield before + one.name, File(one.path)
+
+
+def in_list(source: Path) -> Iterator[tuple[str, File]]:
+    """A CSV file with a column `path`, of paths from the file's folder on."""
+    with source.open(newline="", encoding="utf-8-sig") as file:
+        rows = csv.DictReader(file)
+        try:
+            if "path" not in (rows.fieldnames or []):
+                raise ValueError(
+                    f"{source} must have a column called path; its columns are "
+                    f"{', '.join(rows.fieldnames or []) or 'none'}"
+                )
+            for row in rows:
+                path = row["path"] or ""
+                yield path, File(str(source.parent / path))
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise ValueError(f"{source} is no CSV file in UTF-8: {error}") from error
+
+
+def in_archive(source: Path) -> Iterator[tuple[str, Member]]:
+    try:
+        with tarfile.open(source, "r:") as archive:
+            for member in archive:
+                archive.members.clear()  # or it would hold all it has seen
+                if member.isreg() and has_ending_of_image(member.name):
+                    place = Member(str(source), member.offset_data, member.size)
+                    yield f"{source.name}/{member.name}", place
+    except tarfile.TarError as error:
+        raise ValueError(
+            f"{source} is no whole tar archive without compression: {error}"
+        ) from error
+
+
+def in_table(source: Path) -> Iterator[tuple[str, Cell]]:
+    from dataset.tables import column_of
+
+    count = column_of(str(source)).file.metadata.num_rows
+    return ((f"{source.name}/{row}", Cell(str(source), row)) for row in range(count))
