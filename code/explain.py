@@ -2,6 +2,8 @@
 
 python code/explain.py photo.jpg "a cat" "a dog"              photo explained.png, where you are
 python code/explain.py FOLDER --prompts FILE --out MAPS       maps of all in it, as Parquet
+python code/explain.py show MAPS                              a page to look at them with
+python code/explain.py export MAPS --png (--npz, --coco)      overlays, arrays, boxes and masks
 
 One or several pictures, then prompts: a figure, and the scores, 100 times the cosine of picture and
 prompt. Or folders, CSV lists (with a column path), tar archives and Parquet files (with a column of
@@ -113,16 +115,67 @@ def count(text: str) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    reader = parser()
-    args = reader.parse_intermixed_args(arguments)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    make, do = COMMANDS.get(arguments[0] if arguments else "", (parser, explain))
+    reader = make()
+    args = reader.parse_intermixed_args(arguments[make is not parser :])
     try:
-        status = explain(args)
+        status = do(args)
     except (OSError, ValueError, TypeError, RuntimeError) as error:
         reader.exit(2, f"{reader.prog}: {' '.join(str(error).split())}\n")
     except KeyboardInterrupt:
         reader.exit(130, "\nstopped\n")
     if status:
         reader.exit(status)
+
+
+def show_parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(
+        prog="explain.py show",
+        description="Write MAPS/gallery.html, a page of its own to look at maps with: overlays, "
+        "sorted and filtered by scores, and errors.",
+    )
+    made.add_argument("maps", type=Path, metavar="MAPS", help="a folder of maps")
+    made.add_argument(
+        "--most", type=count, default=10_000, help="pictures on the page; default: %(default)s"
+    )
+    return made
+
+
+def show(args: argparse.Namespace) -> int:
+    from dataset.gallery import write_gallery
+
+    path, number = write_gallery(args.maps, args.most)
+    print(f"wrote {path}, of {number:,} pictures")
+    return 0
+
+
+def export_parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(
+        prog="explain.py export", description="Maps as other programs take them."
+    )
+    made.add_argument("maps", type=Path, metavar="MAPS", help="a folder of maps")
+    what = made.add_mutually_exclusive_group(required=True)
+    for name, told in (
+        ("png", "overlays, as large as the pictures: of each a file for each target"),
+        ("npz", "of each picture a file for NumPy: maps, scores, targets"),
+        ("coco", "boxes and masks of all, as COCO JSON"),
+    ):
+        what.add_argument(f"--{name}", dest="form", action="store_const", const=name, help=told)
+    made.add_argument("--to", type=Path, help="a folder; default: MAPS/png, MAPS/npz or MAPS/coco")
+    return made
+
+
+def export(args: argparse.Namespace) -> int:
+    from dataset.exporting import EXPORTS
+
+    to = args.to or args.maps / args.form
+    number = sum(1 for _ in EXPORTS[args.form](args.maps, to))
+    print(f"wrote {number:,} file{'s' * (number != 1)} into {to}")
+    return 0
+
+
+COMMANDS = {"show": (show_parser, show), "export": (export_parser, export)}
 
 
 def explain(args: argparse.Namespace) -> int:
