@@ -30,7 +30,7 @@ try {
   await choose("target", "1");
   await choose("order", "high");
   seen.sorted = (await texts("score")).map(Number);
-  await choose("from", String(seen.sorted[2]));
+  await choose("from", String(seen.sorted[2] - 0.01));
   seen.filtered = (await texts("score")).map(Number);
   await choose("from", "");
   await choose("name", "07");
