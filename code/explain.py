@@ -102,6 +102,15 @@ def parser() -> argparse.ArgumentParser:
         help="maps as float16, not as bytes: three digits, not two",
     )
     many.add_argument(
+        "--ray",
+        nargs="?",
+        const="local",
+        metavar="ADDRESS",
+        help="as tasks on a Ray cluster (pip install -r requirements-ray.txt): one for this run on "
+        "this machine, or, with auto, the one that this machine has joined; --workers does not "
+        "count there, since each task decodes its own pictures",
+    )
+    many.add_argument(
         "--strict", action="store_true", help="exit with 3 if there is a picture with an error"
     )
     return made
@@ -209,7 +218,12 @@ def explain_sources(args: argparse.Namespace, sources: list[Path], prompts: list
     names = [str(source) for source in sources]
     plan = planned(names, args.out, model, explainer, asked.question, **options)
     print(f"{asked.title}: {asked.sees}")
-    run(plan, explainer, args.workers)
+    if args.ray:
+        from dataset.on_ray import run_on_ray
+
+        run_on_ray(plan, args.ray)
+    else:
+        run(plan, explainer, args.workers)
     return 3 if finish(plan) and args.strict else 0
 
 

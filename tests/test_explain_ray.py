@@ -1,0 +1,73 @@
+"""Shards as tasks on Ray: the same files, whatever dies. Skipped where Ray is not installed."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import explain
+from dataset.reading import read_rows
+from picture_sets import fill, spoil
+
+CODE = Path(explain.__file__).parent
+ASKED = ["a cow", "a sheep", "--model", "ViT-emoji", "--shard", "2"]
+
+
+def test_without_ray_it_is_said_what_to_install(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    fill(tmp_path / "in", 2)
+    with pytest.raises(SystemExit) as stopped:
+        explain.main([str(tmp_path / "in"), *ASKED, "--out", str(tmp_path / "out"), "--ray"])
+    assert stopped.value.code == 2
+    assert "--ray needs Ray: pip install -r requirements-ray.txt" in capsys.readouterr().err
+
+
+def command(place: Path, out: str, *options: str) -> subprocess.Popen:
+    arguments = [sys.executable, CODE / "explain.py", "in", *ASKED, "--out", out, *options]
+    return subprocess.Popen(arguments, cwd=place, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def without_float_noise(row: dict) -> tuple:
+    return row["id"], row["path"], row["error"], row["rows"], row["columns"], row["window"]
+
+
+def test_ray_writes_what_the_loop_writes_though_a_worker_dies(tmp_path):
+    pytest.importorskip("ray", reason="needs ray: pip install -r requirements-ray.txt")
+    spoil(fill(tmp_path / "in", 20))
+    (tmp_path / "in" / "long.png").unlink()
+    loop = command(tmp_path, "loop")
+    assert loop.wait() == 0
+    running = command(tmp_path, "out", "--ray")
+    killed = None
+    while running.poll() is None:
+        if killed is None and (tmp_path / "out" / "shard-000000.parquet").exists():
+            killed = next(iter(workers_of(running.pid)), None)
+            if killed:
+                os.kill(killed, signal.SIGKILL)
+        time.sleep(0.02)
+    out, error = running.communicate()
+    assert running.returncode == 0, error
+    assert killed
+    assert b"23 of 27 pictures explained" in out
+    rows, expected = list(read_rows(tmp_path / "out")), list(read_rows(tmp_path / "loop"))
+    assert list(map(without_float_noise, rows)) == list(map(without_float_noise, expected))
+    for row, other in zip(rows, expected, strict=True):
+        assert row["scores"] == pytest.approx(other["scores"], abs=1e-3)
+
+
+def workers_of(driver: int) -> list[int]:
+    """Ray's processes that run a task of ours."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            said = (process / "cmdline").read_bytes()
+            environment = (process / "environ").read_bytes()
+        except OSError:
+            continue
+        if said.startswith(b"ray::write_shard") and str(CODE).encode() in environment:
+            found.append(int(process.name))
+    return found
