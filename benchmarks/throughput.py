@@ -1,72 +1,134 @@
-"""A folder of images end to end: read, explain nine prompts each, write the maps.
+"""A folder of pictures end to end, and what each part of that costs.
 
     python benchmarks/throughput.py --output results/benchmarks/throughput.csv
 
-Images are scenes of emoji, 224 pixels, drawn and written before the clock starts; maps are
-written as 8-bit PNG of the images' size. One process, as a script that calls `relevance_maps`
-would be.
+Pictures are scenes of emoji as JPEG of 500 x 400 pixels, drawn before the clock starts, with nine
+prompts each. In the same run:
+
+forward              the bare network over batches that are there already
+explained, stored    the same batches, explained and written as Parquet
+decoded, forward     the bare network, over pictures that processes decode
+end to end           explain.py: decoded, explained, written
+as PNG               as a script would: decoded, explained and written as PNG, picture by picture
+
+Each is run in turn `--rounds` times; the median counts.
 """
 
 import argparse
+import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "code"))
 
-from table import machine, save
+from table import MIB, machine, save
+from worker import peak_resident
 
+from dataset.decoding import Decoder, Decoders
+from dataset.shard import Job, explain_shard
+from dataset.sources import entries
 from embedded.scenes import concepts, draw_scene
 from explainer import Explainer
 from image_utils import to_bytes
+from question import ask
 
 TARGETS, BATCH = 9, 32
+FEW = 10  # one picture in so many is written as PNG
 
 
-def run(name: str, paths: list[Path], folder: Path) -> dict:
-    """Images a second, and the share of the time of each stage."""
-    explainer = Explainer(name)
-    spent = dict.fromkeys(("read", "explain", "write"), 0.0)
+class Stages:
+    """The parts of a run over the pictures in a folder."""
+
+    def __init__(self, name: str, pictures: Path, place: Path, decoders: Decoders):
+        self.explainer, self.pictures, self.place = Explainer(name), pictures, place
+        self.decoders, self.shard = decoders, place / f"{name}.parquet"
+        question = ask(self.explainer, [concept.phrases[0] for concept in concepts()[:TARGETS]])
+        self.job = Job(name, question, False, "uint8", BATCH, {})
+        self.entries = list(entries([pictures]))
+        self.ready = list(decoders.each(self.entries))
+
+    def forward(self) -> None:
+        for some in batches([picture for _, picture in self.ready]):
+            self.explainer.pictures(self.explainer.images(some))
+
+    def explained_stored(self) -> None:
+        explain_shard(self.shard, self.job, self.explainer, self.ready)
+
+    def decoded_forward(self) -> None:
+        found = [picture for _, picture in self.decoders.each(self.entries)]
+        for some in batches(found):
+            self.explainer.pictures(self.explainer.images(some))
+
+    def end_to_end(self) -> None:
+        explain_shard(self.shard, self.job, self.explainer, self.decoders.each(self.entries))
+
+    def as_png(self) -> None:
+        targets = self.job.question.directions
+        paths = sorted(self.pictures.iterdir())[::FEW]
+        for at in range(0, len(paths), BATCH):
+            images = self.explainer.read(*paths[at : at + BATCH])
+            for number, maps in enumerate(self.explainer.heat(images, targets), at):
+                for target, one in enumerate(maps):
+                    Image.fromarray(to_bytes(one)).save(self.place / f"{number}_{target}.png")
+
+
+def batches(pictures: list) -> list[list[np.ndarray]]:
+    pixels = [picture.pixels for picture in pictures]
+    return [pixels[at : at + BATCH] for at in range(0, len(pixels), BATCH)]
+
+
+def seconds(call: Callable[[], None]) -> float:
     started = time.perf_counter()
-    targets = explainer.texts([concept.phrases[0] for concept in concepts()[:TARGETS]])
-    for start in range(0, len(paths), BATCH):
-        batch, marks = paths[start : start + BATCH], [time.perf_counter()]
-        images = explainer.read(*batch)
-        marks.append(time.perf_counter())
-        heat = explainer.heat(images, targets)
-        marks.append(time.perf_counter())
-        for path, maps in zip(batch, heat, strict=True):
-            for number, one in enumerate(maps):
-                Image.fromarray(to_bytes(one)).save(folder / f"{path.stem}_{number}.png")
-        marks.append(time.perf_counter())
-        for place, stage in enumerate(spent):
-            spent[stage] += marks[place + 1] - marks[place]
-    total = time.perf_counter() - started
-    rate = {"images a second": len(paths) / total, "maps a second": TARGETS * len(paths) / total}
-    shares = {f"share, {stage}": seconds / total for stage, seconds in spent.items()}
-    row = {"model": explainer.name, "images": len(paths), "targets": TARGETS, **rate, **shares}
-    return {
-        key: round(value, 3) if isinstance(value, float) else value for key, value in row.items()
-    }
+    call()
+    return time.perf_counter() - started
+
+
+def measured(name: str, pictures: Path, place: Path, workers: int, rounds: int) -> list[dict]:
+    with Decoders(Decoder(Explainer(name).frame()), workers) as decoders:
+        stages = Stages(name, pictures, place, decoders)
+        number = len(stages.entries)
+        calls = {
+            "forward": (stages.forward, number),
+            "explained, stored": (stages.explained_stored, number),
+            "decoded, forward": (stages.decoded_forward, number),
+            "end to end": (stages.end_to_end, number),
+            "as PNG": (stages.as_png, -(-number // FEW)),
+        }
+        times = [{what: seconds(call) for what, (call, _) in calls.items()} for _ in range(rounds)]
+    size = stages.shard.stat().st_size / number
+    rows = []
+    for what, (_, done) in calls.items():
+        rate = done / statistics.median(one[what] for one in times)
+        row = {"model": name, "what": what, "images": done, "targets": TARGETS}
+        row |= {"images a second": round(rate, 2), "workers": workers, "rounds": rounds}
+        rows.append(row | {"bytes an image": round(size), "peak MiB": peak_resident() // MIB})
+    return rows
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="Throughput of a folder of images")
+    parser = argparse.ArgumentParser(description="Throughput of a folder of pictures")
     parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--models", nargs="+", default=["ViT-emoji", "RN-emoji"])
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--output", type=Path)
     args = parser.parse_args(arguments)
     print(f"on {machine('cpu')}, {torch.get_num_threads()} threads, torch {torch.__version__}")
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        paths = [folder / f"{number:06}.png" for number in range(args.images)]
-        for number, path in enumerate(paths):
-            Image.fromarray(draw_scene(number).image).save(path)
-        rows = [run(model, paths, folder) for model in args.models]
+        pictures = Path(name) / "pictures"
+        pictures.mkdir()
+        for number in range(args.images):
+            scene = Image.fromarray(draw_scene(number).image).resize((500, 400))
+            scene.save(pictures / f"{number:06}.jpg", quality=90)
+        place, options = Path(name), (args.workers, args.rounds)
+        rows = [row for one in args.models for row in measured(one, pictures, place, *options)]
     for row in rows:
         print(row)
     if args.output:

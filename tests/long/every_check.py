@@ -8,6 +8,7 @@ import full_disks
 import fuzzed_calls
 import fuzzed_files
 import laws
+import many_pictures
 from outcomes import Tally
 
 
@@ -50,5 +51,6 @@ CHECKS = {
         Check(downloads.servers_that_never_end, 2, 0),
         Check(downloads.two_at_once, 20, 1),
         Check(full_disks.full_disks, 800, 16),
+        Check(many_pictures.killed_runs, 5000, 0),
     )
 }
