@@ -10,6 +10,9 @@ from urllib.parse import unquote
 import fresh_clone
 import pytest
 
+import explain
+from picture_sets import fill
+
 ROOT = Path(__file__).parent.parent
 sys.path.append(str(ROOT / "report"))
 PAGES = [
@@ -72,6 +75,17 @@ def test_python_of_the_page_runs_as_it_stands_from_top_to_bottom():
     )
     assert done.stderr == ""
     assert done.stdout.strip() == "[[2, 3, 14, 14]] torch.Size([1, 3, 224, 224]) (224, 224, 3)"
+
+
+def test_the_reader_of_the_page_reads_what_its_command_wrote(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    fill(tmp_path / "FOLDER", 3)
+    explain.main(["FOLDER", "a cat", "a dog", "--model", "ViT-emoji", "--out", "maps"])
+    (block,) = re.findall(r"```py\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)
+    capsys.readouterr()
+    exec(compile(block, "README.md", "exec"), {})
+    said = capsys.readouterr().out.splitlines()
+    assert [line.split(": prompt ")[0] for line in said] == ["00.png", "01.png", "02.png"]
 
 
 def test_every_command_of_the_page_is_run_in_a_fresh_clone_or_left_out_on_purpose():

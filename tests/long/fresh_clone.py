@@ -22,6 +22,14 @@ COMMANDS = {  # what README says: what is run
     f'{PYTHON} code/explain.py photo.jpg "a cat" "a dog" --model ViT-B/32 --model RN50': (
         f'{PYTHON} code/explain.py photo.jpg "a cat" "a dog" --model ViT-emoji --model RN-emoji'
     ),
+    f'{PYTHON} code/explain.py FOLDER "a cat" "a dog" --model ViT-B/32 --out maps': (
+        f'{PYTHON} code/explain.py Images "a cat" "a dog" --model ViT-emoji --out maps'
+    ),
+    f"{PYTHON} code/explain.py show maps": f"{PYTHON} code/explain.py show maps",
+    f"{PYTHON} code/explain.py export maps --coco": f"{PYTHON} code/explain.py export maps --coco",
+    ".venv/bin/pip install -r requirements-ray.txt": "",
+    ".venv/bin/ray start --head": "",
+    f'{PYTHON} code/explain.py FOLDER "a cat" "a dog" --model ViT-B/32 --out maps --ray auto': "",
     "make evaluate": "",
     "make bench": "",
     "make report": f"{PYTHON} report/readme.py",
