@@ -166,11 +166,11 @@ def export_parser() -> argparse.ArgumentParser:
     made.add_argument("maps", type=Path, metavar="MAPS", help="a folder of maps")
     what = made.add_mutually_exclusive_group(required=True)
     for name, told in (
-        ("png", "overlays, as large as the pictures: of each a file for each target"),
-        ("npz", "of each picture a file for NumPy: maps, scores, targets"),
-        ("coco", "boxes and masks of all, as COCO JSON"),
+        ("--png", "overlays, as large as the pictures: of each a file for each target"),
+        ("--npz", "of each picture a file for NumPy: maps, scores, targets"),
+        ("--coco", "boxes and masks of all, as COCO JSON"),
     ):
-        what.add_argument(f"--{name}", dest="form", action="store_const", const=name, help=told)
+        what.add_argument(name, dest="form", action="store_const", const=name[2:], help=told)
     made.add_argument("--to", type=Path, help="a folder; default: MAPS/png, MAPS/npz or MAPS/coco")
     return made
 
