@@ -10,8 +10,13 @@ from pathlib import Path
 import pytest
 
 import explain
+from dataset.on_ray import write_shard
 from dataset.reading import read_rows
+from dataset.shard import Job
+from dataset.sources import entries
+from explainer import Explainer
 from picture_sets import fill, spoil
+from question import ask
 
 CODE = Path(explain.__file__).parent
 ASKED = ["a cow", "a sheep", "--model", "ViT-emoji", "--shard", "2"]
@@ -71,3 +76,14 @@ def workers_of(driver: int) -> list[int]:
         if said.startswith(b"ray::write_shard") and str(CODE).encode() in environment:
             found.append(int(process.name))
     return found
+
+
+def test_a_task_writes_its_file_once(tmp_path):
+    explainer = Explainer("ViT-emoji")
+    job = Job("ViT-emoji", ask(explainer, ["a cow"]), False, "uint8", 2, {})
+    some, path = list(entries([fill(tmp_path / "in", 3)])), tmp_path / "shard-000000.parquet"
+    assert write_shard(str(path), job, some) == str(path)
+    written = path.stat().st_mtime_ns
+    write_shard(str(path), job, some)
+    assert path.stat().st_mtime_ns == written
+    assert [row["id"] for row in read_rows(tmp_path)] == [0, 1, 2]
