@@ -64,7 +64,7 @@ class Entry(NamedTuple):
 
 def is_source(path: str | Path) -> bool:
     """Whether it holds pictures, and is none itself."""
-    return Path(path).is_dir() or Path(path).suffix.lower() in ENDINGS
+    return os.path.isdir(path) or Path(path).suffix.lower() in ENDINGS  # a prompt may be no path
 
 
 def entries(sources: Sequence[str | Path], skipped: Path | None = None) -> Iterator[Entry]:
