@@ -6,7 +6,7 @@ export PYTHONPATH := code
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-long families lint eval-vit eval-rn train-vit train-rn bench thumbnails images \
-	notebooks check-notebooks check-readme lab evaluate check-evaluation report clean
+	notebooks check-notebooks check-readme lab evaluate check-evaluation report browser clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 24
@@ -28,6 +28,10 @@ demo: $(VENV)/.run ## explain a scene with both embedded models, into results/de
 
 test: $(VENV)/.dev ## run the test suite
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
+
+browser: ## get a headless browser, and with it the tests that look at pages
+	cd tests/browser && npm install --silent --no-audit --no-fund && node start.mjs || \
+	  { rm -rf node_modules; exit 1; }
 
 test-long: $(VENV)/.dev ## fuzz, break and exhaust it for half an hour; the outcomes into tests/README.md
 	$(BIN)/python tests/long

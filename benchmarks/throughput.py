@@ -114,7 +114,7 @@ def measured(name: str, pictures: Path, place: Path, workers: int, rounds: int) 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Throughput of a folder of pictures")
-    parser.add_argument("--images", type=int, default=1000)
+    parser.add_argument("--images", type=int, default=400)
     parser.add_argument("--models", nargs="+", default=["ViT-emoji", "RN-emoji"])
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=3)

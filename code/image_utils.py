@@ -88,12 +88,12 @@ def read_mask(
 
 
 def cut_as_picture(
-    mask: PIL.Image.Image, side: int, preprocessing: Preprocessing, outside: int = 0
+    mask: PIL.Image.Image, side: int, preprocessing: Preprocessing
 ) -> PIL.Image.Image:
-    """The square that a model sees of a mask as large as the upright picture; `outside` is what
-    it is filled up with, where there is no picture.
+    """The square that a model sees of a mask as large as the upright picture; 0 where there is no
+    picture.
     """
-    for step in preprocessing._replace(fill=outside).square(side, InterpolationMode.NEAREST):
+    for step in preprocessing._replace(fill=0).square(side, InterpolationMode.NEAREST):
         mask = step(mask)
     return mask
 

@@ -4,7 +4,8 @@ maps = upsample(relevance_maps(model, images, targets), images)    # [B, K, H, W
 boxes(maps[0, 0], images.shape[-2:])                               # of the first prompt
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -12,11 +13,11 @@ import PIL.Image
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+from torchvision import transforms
 
 from checks import require_finite, require_tensor
-from image_utils import cut_as_picture
 from maps import resize_maps
-from preprocessing import OPENAI, Preprocessing
+from preprocessing import OPENAI, Preprocessing, window_seen
 
 Map = Float[Tensor, "row column"] | Float[np.ndarray, "row column"]
 LEVELS = 255  # above 0, that Otsu's threshold tells apart
@@ -142,41 +143,34 @@ def boxes(relevance: Map, size: tuple[int, int], *, share: float | None = None) 
 
 
 def on_picture(
-    box: Box, side: int, picture: tuple[int, int], preprocessing: Preprocessing = OPENAI
+    box: Box,
+    side: int,
+    picture: tuple[int, int],
+    preprocessing: Preprocessing | Callable[[PIL.Image.Image], Any] = OPENAI,
 ) -> Box:
     """A box in the square that a model sees, as a box in the picture that `preprocess` was given.
 
     side: of the square, in pixels.
     picture: the upright picture's (height, width).
-    preprocessing: what it went through, `model.visual.preprocessing` or an Encoder's `pixels`.
+    preprocessing: what it went through, `model.visual.preprocessing`, or whatever `preprocess`
+        there is, of a model that is not of ours: what that leaves of a picture is found by looking.
 
     What lies where the picture was filled up is cut off; raises ValueError if that is all.
     """
+    frame = preprocessing
+    if isinstance(preprocessing, Preprocessing):
+        frame = transforms.Compose(preprocessing.square(side))
+    window = window_seen(frame, (picture[1], picture[0]))
     ends = []
     for axis, (first, last) in ((1, (box.left, box.right)), (0, (box.top, box.bottom))):
-        places = places_seen(side, picture, preprocessing, axis)
-        inside = np.flatnonzero(places >= 0)
-        step = np.ptp(places[inside]) / max(len(inside) - 1, 1)  # of a pixel, in the picture
-        inside = inside[(inside >= first) & (inside < last)]
-        if not len(inside):
+        start, pixel = window[1 - axis], (window[3 - axis] - window[1 - axis]) / side
+        low, high = max(0, start + first * pixel), min(picture[axis], start + last * pixel)
+        if high - low < pixel / 2:
             raise ValueError(f"{box} is outside of the picture, in what it was filled up with")
-        low, high = places[inside[[0, -1]]] + 0.5 + np.array([-0.5, 0.5]) * max(step, 1)
-        ends.append((max(0, round(low)), min(picture[axis], round(high))))
+        low = min(round(low), picture[axis] - 1)
+        ends.append((low, max(round(high), low + 1)))
     (left, right), (top, bottom) = ends
     return Box(left, top, right, bottom, box.score)
-
-
-def places_seen(
-    side: int, picture: tuple[int, int], preprocessing: Preprocessing, axis: int
-) -> Float[np.ndarray, " side"]:
-    """The row (axis 0) or column of the picture that each row or column of the square shows: what
-    numbers them goes through the steps of the picture. -1 where there is no picture.
-    """
-    shape = (-1, 1) if axis == 0 else (1, -1)
-    numbers = np.arange(picture[axis], dtype=np.float32).reshape(shape)
-    image = PIL.Image.fromarray(np.broadcast_to(numbers, picture).copy())
-    image = cut_as_picture(image, side, preprocessing, outside=-1)
-    return np.array(image).max(1 - axis)
 
 
 def parts(

@@ -153,11 +153,34 @@ def window_seen(frame: Callable[[Image.Image], Any], size: tuple[int, int]) -> W
     if isinstance(frame, WholeFrame):
         return Window(0, 0, *size)
     factor = (PROBE / (size[0] * size[1])) ** 0.5
+    factor = int(factor) if factor > 1 else factor  # whole, so that sides are rounded as they are
     probe = [max(2, round(side * factor)) for side in size]
     left, right = ends_seen(frame, np.arange(probe[0])[None].repeat(probe[1], 0) + 0.5, 1)
     top, bottom = ends_seen(frame, np.arange(probe[1])[:, None].repeat(probe[0], 1) + 0.5, 0)
     across, down = (whole / side for whole, side in zip(size, probe, strict=True))
     return Window(left * across, top * down, right * across, bottom * down)
+
+
+def as_framed(
+    frame: Callable[[Image.Image], Any], side: int, pixels: Preprocessing
+) -> Preprocessing:
+    """`pixels` with the resize mode that a frame is found to have: masks are cut by it as pictures
+    are by the frame. ValueError if it has none of them.
+
+    side: of the square that it makes of pictures.
+    """
+    size = 3 * side, 2 * side
+    found = window_seen(frame, size)
+    for mode in RESIZE_MODES:
+        known = pixels._replace(resize_mode=mode)
+        expected = window_seen(transforms.Compose(known.square(side)), size)
+        if np.abs(np.subtract(found, expected)).max() < 4:  # a pixel of the square is 2 or 3
+            return known
+    raise ValueError(
+        f"of a picture of {size[0]} x {size[1]} pixels this model's preprocessing leaves "
+        f"{[round(end) for end in found]} (left, top, right, bottom), which is none of the ways in "
+        f"which masks can be cut, {', '.join(RESIZE_MODES)}"
+    )
 
 
 def ends_seen(

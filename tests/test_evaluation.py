@@ -6,9 +6,11 @@ import shutil
 from contextlib import nullcontext
 from itertools import islice, pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from unittest.mock import patch
 
 import numpy as np
+import open_clip
 import pytest
 import quantus
 import torch
@@ -32,6 +34,7 @@ from evaluation.study import Study, numbered
 from evaluation.tables import by_picture, gain
 from intervals import interval
 from methods import METHODS
+from preprocessing import OPENAI
 from recording.encoders import encoder_of
 from saliency import relevance_maps, resize_maps
 from small_clip import small_resnet, small_vit
@@ -413,6 +416,14 @@ def command(folder, *more):
         "--methods", "last grad", "centre",
         "--output", str(folder / "out"), "--runs", str(folder / "runs"), *more,
     ])  # fmt: skip
+
+
+def test_masks_are_cut_as_pictures_are_by_a_model_that_is_not_ours(monkeypatch):
+    monkeypatch.setattr(evaluate, "MaskedFolder", lambda images, template, **sees: sees)
+    squash = open_clip.image_transform(64, is_train=False, resize_mode="squash")
+    theirs = SimpleNamespace(preprocess=squash, side=64, pixels=OPENAI)
+    args = SimpleNamespace(format=None, images=Path("."), prompt=None)
+    assert evaluate.folder_of(theirs, args, 1)["preprocessing"].resize_mode == "squash"
 
 
 def test_a_folder_of_pictures_with_masks_is_measured(folder):

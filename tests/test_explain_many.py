@@ -185,6 +185,16 @@ def test_other_settings_in_the_same_folder_are_refused_with_what_differs(place, 
     assert "pictures was 3 and is now 4" in refused(capsys, "in", *ASKED, "--out", "out")
 
 
+def test_another_picture_of_the_same_name_is_not_taken_for_the_old_one(place, capsys):
+    fill(place / "in", 2)
+    explain.main(["in", *ASKED, "--out", "out"])
+    before = files(place / "out")
+    Image.new("RGB", (30, 40), "red").save(place / "in" / "00.png")
+    for arguments in (["in", *ASKED, "--out", "out"], ["show", "out"], ["export", "out", "--png"]):
+        assert re.search("names, sizes and times|are others", refused(capsys, *arguments))
+    assert files(place / "out") == before
+
+
 WRONG = {
     "no folder for the maps": (["in", "a cow"], "give a folder for the maps: --out MAPS"),
     "a file": (["in", "a cow", "--out", "list.csv"], "list.csv is a file: give a folder"),

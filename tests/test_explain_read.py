@@ -131,7 +131,7 @@ def test_the_page_holds_no_more_pictures_than_asked_for(maps, capsys):
 
 needs_browser = pytest.mark.skipif(
     shutil.which("node") is None or not (BROWSER / "node_modules").is_dir(),
-    reason="needs node, and `npm install` in tests/browser",
+    reason="needs a browser: make browser",
 )
 
 

@@ -14,7 +14,14 @@ from transformers import CLIPImageProcessor, SiglipImageProcessor
 from explainer import Explainer
 from image_utils import to_bytes
 from placing import overlaid, placed
-from preprocessing import Preprocessing, WholeFrame, Window, fitted_grid, window_seen
+from preprocessing import (
+    Preprocessing,
+    WholeFrame,
+    Window,
+    as_framed,
+    fitted_grid,
+    window_seen,
+)
 from recording.encoders import Encoder, encoder_of, processed
 from saliency import direction_maps, maps_and_scores, methods
 from small_clip import small_resnet
@@ -86,6 +93,15 @@ def test_the_window_of_other_libraries_pictures_is_found(vit):
         (lambda image: processed(clip, image), (106.7, 26.7, 533.3, 453.3)),
     ):
         assert np.abs(np.subtract(window_seen(frame, size), expected)).max() <= 8
+
+
+@pytest.mark.parametrize("mode", ["shortest", "longest", "squash"])
+def test_how_masks_are_cut_is_found_by_looking(mode):
+    frame = open_clip.image_transform(64, is_train=False, resize_mode=mode)
+    assert as_framed(frame, 64, Preprocessing()) == Preprocessing(resize_mode=mode)
+    cut_twice = transforms.Compose([transforms.Resize(72), transforms.CenterCrop(64)])
+    with pytest.raises(ValueError, match=r"leaves \[39, 7, 153, 121\].* none of the ways"):
+        as_framed(cut_twice, 64, Preprocessing())
 
 
 def test_frames_go_to_other_processes(vit):

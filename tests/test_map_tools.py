@@ -2,6 +2,7 @@
 
 import cv2
 import numpy as np
+import open_clip
 import pytest
 import torch
 from PIL import Image
@@ -170,6 +171,13 @@ def test_what_a_picture_was_filled_up_with_is_cut_off():
     assert on_picture(Box(0, 0, 30, 30, 1), 30, (40, 60), filled) == (0, 0, 60, 40, 1)
     with pytest.raises(ValueError, match="outside of the picture"):
         on_picture(Box(0, 0, 30, 5, 1), 30, (40, 60), filled)
+
+
+def test_of_a_model_that_is_not_ours_it_is_found_what_was_done_to_the_picture():
+    squash = open_clip.image_transform(32, is_train=False, resize_mode="squash")
+    found = on_picture(Box(8, 16, 32, 24, 1), 32, (320, 640), squash)
+    np.testing.assert_allclose(found[:4], (160, 160, 640, 240), atol=2)
+    assert on_picture(Box(3, 3, 4, 4, 1), 32, (8, 8)) == (1, 1, 2, 2, 1)  # of part of a pixel
 
 
 # Along edges

@@ -137,6 +137,8 @@ def test_its_pictures_and_texts_are_explained_by_its_name(installed, tmp_path):
 def test_it_is_computed_in_one_way(installed):
     with pytest.raises(checkpoints.CheckpointError, match="activation 'gelu' contradicts"):
         load("SigLIP-emoji", "cpu", activation="gelu")
+    with pytest.raises(ValueError, match="heads of SigLIP-emoji are known"):
+        load("SigLIP-emoji", "cpu", heads=4)
 
 
 def test_damaged_weights_of_it_are_named(installed):

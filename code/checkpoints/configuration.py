@@ -92,6 +92,8 @@ def require_options(name: Any, activation: Any = None, heads: Any = None, **pict
             raise ValueError(
                 f"{field} must be three numbers{positive}, of red, green and blue, got {given!r}"
             )
+    if str(name) == SIGLIP and heads is not None:
+        raise ValueError(f"heads of {SIGLIP} are known; leave them out, got {heads!r}")
     if str(name) in (*EMBEDDED, *OFFICIAL):
         usual = "gelu_tanh" if str(name) == SIGLIP else "quickgelu"
         known = {"activation": usual, **OPENAI._asdict()}

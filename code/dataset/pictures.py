@@ -9,7 +9,7 @@ import PIL.Image
 
 from clip_ import to_rgb
 from dataset.reading import read_rows, read_settings
-from dataset.sources import Entry, entries, listing
+from dataset.sources import LISTING, Entry, entries, listing
 from image_utils import decoded
 
 
@@ -19,7 +19,7 @@ def with_entries(
     """Rows, each with where its picture is; ValueError if other pictures are there now."""
     settings = read_settings(folder)
     sources = settings["sources"]
-    if listing(sources, folder) != (settings["pictures"], settings["listing"]):
+    if listing(sources, folder) != (settings["pictures"], settings[LISTING]):
         raise ValueError(
             f"the pictures in {', '.join(sources)} are others than those that were explained into "
             f"{folder}"

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from dataset.decoding import Decoder, Decoders
 from dataset.reading import SETTINGS, count_errors, read_rows, read_settings, shard_path, shards
 from dataset.shard import Job, explain_shard
-from dataset.sources import Entry, entries, listing
+from dataset.sources import LISTING, Entry, entries, listing
 from explainer import Explainer
 from files import whole_file
 from methods import METHODS, POOL_METHODS
@@ -88,7 +88,7 @@ def planned(
         "frame": repr(explainer.frame(crop)),
         "storage": storage,
         "pictures": total,
-        "listing": digest,
+        LISTING: digest,
         "pictures a file": size,
         "sources": [os.path.abspath(source) for source in sources],
         "versions": {

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from image_utils import has_ending_of_image
 
+LISTING = "names, sizes and times of pictures"  # a setting, by which others are known
 ENDINGS = (".csv", ".tar", ".parquet")
 
 
@@ -88,12 +89,23 @@ def printable(path: str) -> str:
 
 
 def listing(sources: Sequence[str | Path], skipped: Path | None) -> tuple[int, str]:
-    """How many entries there are, and a digest of their names and places."""
+    """How many entries there are, and a digest of their names and places, and of when what they are
+    in was written: another picture of the same name is another.
+    """
     count, digest = 0, sha256()
     for entry in entries(sources, skipped):
-        digest.update(repr((entry.path, entry.where[1:])).encode())
+        digest.update(repr((entry.path, entry.where[1:], written(entry.where[0]))).encode())
         count += 1
     return count, digest.hexdigest()
+
+
+def written(path: str) -> tuple[int, int] | None:
+    """The size of a file and when it was written, or None if there is none."""
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):  # a list may name anything
+        return None
+    return found.st_size, found.st_mtime_ns
 
 
 def found_in(source: Path, skipped: Path | None) -> Iterator[tuple[str, File | Member | Cell]]:

@@ -29,6 +29,7 @@ from evaluation.scene_sets import SceneBatch, at_least_one, scene_batches
 from evaluation.study import FEWER, Pictures, Study
 from evaluation.tables import write_tables
 from explainer import Explainer, explainers
+from preprocessing import as_framed
 
 SEEDS = {"localisation": 4_000_000, "faithfulness": 4_100_000, "sanity": 4_200_000}
 MANY = 240  # pictures, where so many are enough
@@ -83,7 +84,7 @@ def study_of(explainer: Explainer, args: argparse.Namespace) -> tuple[Study, lis
 def folder_of(explainer: Explainer, args: argparse.Namespace, most: int) -> MaskedFolder | DataSet:
     """The user's pictures, `most` of them if they are of a data set."""
     sees = {"preprocess": explainer.preprocess, "size": explainer.side}
-    sees |= {"preprocessing": explainer.pixels}
+    sees |= {"preprocessing": as_framed(explainer.preprocess, explainer.side, explainer.pixels)}
     if args.format is None:
         return MaskedFolder(args.images, template=args.prompt or "a {}", **sees)
     read, split = FORMATS[args.format]

@@ -9,7 +9,7 @@ SHIPPED = ROOT / "results" / "evaluation"
 
 def output_folder(args: argparse.Namespace, usual: dict, own: str) -> Path:
     """`--output`; else, of a run without any other option (`usual`), what the repository ships, and
-    of a user's own run a folder where he is.
+    of a user's own run a folder where it is started.
     """
     if args.output is not None:
         return args.output

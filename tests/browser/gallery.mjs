@@ -1,13 +1,8 @@
 // Opens a gallery and uses it as a reader would; prints what is seen as JSON.
-import chromium from "@sparticuz/chromium";
-import puppeteer from "puppeteer-core";
+import { launch } from "./start.mjs";
 
 const [, , page_file] = process.argv;
-const browser = await puppeteer.launch({
-  args: [...chromium.args, "--no-sandbox"],
-  executablePath: await chromium.executablePath(),
-  headless: "shell",
-});
+const browser = await launch();
 try {
   const page = await browser.newPage();
   const errors = [], requests = [];
