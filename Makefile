@@ -5,8 +5,8 @@ BIN := $(VENV)/bin
 export PYTHONPATH := code
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long families lint eval-vit eval-rn train-vit train-rn bench thumbnails images \
-	notebooks check-notebooks check-readme lab evaluate check-evaluation report browser clean
+.PHONY: help demo test test-long families lint eval-emoji eval-plain train-vit train-rn train-plain bench thumbnails \
+	images notebooks check-notebooks check-readme lab evaluate check-evaluation report page page-serve browser clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 24
@@ -22,6 +22,10 @@ $(VENV)/.dev: requirements-dev.txt $(VENV)/.run
 	$(BIN)/pip install -q -r requirements-dev.txt
 	@touch $@
 
+$(VENV)/.page: requirements-page.txt $(VENV)/.run
+	$(BIN)/pip install -q -r requirements-page.txt
+	@touch $@
+
 demo: $(VENV)/.run ## explain a scene with both embedded models, into results/demo/
 	$(BIN)/python code/explain.py "Images/car&bicycle&tree.png" "a car" "a bicycle" "a tree" \
 	  --out results/demo/demo.png
@@ -29,7 +33,7 @@ demo: $(VENV)/.run ## explain a scene with both embedded models, into results/de
 test: $(VENV)/.dev ## run the test suite
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
-browser: ## get a headless browser, and with it the tests that look at pages
+browser: code/page/node_modules ## get a headless browser, and with it the tests that look at pages
 	cd tests/browser && npm install --silent --no-audit --no-fund && node start.mjs || \
 	  { rm -rf node_modules; exit 1; }
 
@@ -42,7 +46,7 @@ families: $(VENV)/.dev ## how every pretrained model of open_clip is explained, 
 check-readme: $(VENV)/.run ## run README's commands in a fresh clone: what it ships must stay
 	$(BIN)/python tests/long/fresh_clone.py
 
-evaluate: $(VENV)/.run ## measure every method on both embedded models, into results/evaluation/
+evaluate: $(VENV)/.run ## measure every method on the embedded models, into results/evaluation/
 	$(BIN)/python -m evaluation
 	$(BIN)/python -m evaluation.map_use
 	$(BIN)/python -m evaluation.text
@@ -67,11 +71,14 @@ lint: $(VENV)/.dev ## check style and format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-eval-vit: $(VENV)/.run ## measure ViT-emoji: zero-shot top-1 and pointing, with intervals
+eval-emoji: $(VENV)/.run ## measure ViT-emoji and RN-emoji: zero-shot top-1 and pointing
 	$(BIN)/python -m evaluation.embedded_models ViT-emoji
-
-eval-rn: $(VENV)/.run ## measure RN-emoji
 	$(BIN)/python -m evaluation.embedded_models RN-emoji
+
+eval-plain: $(VENV)/.run ## measure ViT-plain, RN-plain and SigLIP-emoji
+	$(BIN)/python -m evaluation.embedded_models ViT-plain
+	$(BIN)/python -m evaluation.embedded_models RN-plain
+	$(BIN)/python -m evaluation.embedded_models SigLIP-emoji
 
 train-vit: $(VENV)/.run ## train ViT-emoji (resumes; hours on a CPU)
 	$(BIN)/python -m embedded.train ViT-emoji
@@ -79,22 +86,40 @@ train-vit: $(VENV)/.run ## train ViT-emoji (resumes; hours on a CPU)
 train-rn: $(VENV)/.run ## train RN-emoji
 	$(BIN)/python -m embedded.train RN-emoji
 
+train-plain: $(VENV)/.run ## train ViT-plain, RN-plain and SigLIP-emoji (minutes on a GPU)
+	$(BIN)/python -m embedded.train ViT-plain RN-plain SigLIP-emoji --workers $$(nproc)
+
+$(VENV)/.ray: requirements-ray.txt $(VENV)/.run
+	$(BIN)/pip install -q -r requirements-ray.txt
+	@touch $@
+
 # LeGrad needs an open_clip of 2023: both get a folder of their own.
 $(VENV)/legrad: $(VENV)/.dev
 	$(BIN)/pip install -q --no-deps --target $@ legrad_torch==1.1 open_clip_torch==2.23.0 einops
 	@touch $@
 
-bench: $(VENV)/legrad ## speed and memory of every method, into results/benchmarks/
+bench: $(VENV)/legrad $(VENV)/.ray ## speed and memory of every method, into results/benchmarks/
 	$(BIN)/python benchmarks/speed.py --output results/benchmarks/speed.csv
 	$(BIN)/python benchmarks/rivals.py --output results/benchmarks/rivals.csv
 	$(BIN)/python benchmarks/anybody.py --output results/benchmarks/anybody.csv
 	$(BIN)/python benchmarks/growth.py --output results/benchmarks/growth.csv
 	$(BIN)/python benchmarks/throughput.py --output results/benchmarks/throughput.csv
+	$(BIN)/python benchmarks/folder.py --output results/benchmarks/folder.csv
 	$(BIN)/python benchmarks/plot.py
 
 report: $(VENV)/.dev ## set CLIP_Explainability.pdf and README's numbers from results/
 	$(BIN)/python report/build.py
 	$(BIN)/python report/readme.py
+
+code/page/node_modules: code/page/package.json
+	cd code/page && npm install --silent --no-audit --no-fund
+	@touch $@
+
+page: $(VENV)/.page code/page/node_modules ## write the page that runs the models in the browser, into build/page/
+	$(BIN)/python -m page.build
+
+page-serve: $(VENV)/.page code/page/node_modules ## write it and open it
+	$(BIN)/python -m page.build --serve
 
 thumbnails: $(VENV)/.run ## draw the thumbnails of the table of methods
 	$(BIN)/python code/thumbnails.py

@@ -112,6 +112,15 @@ def measured(name: str, pictures: Path, place: Path, workers: int, rounds: int) 
     return rows
 
 
+def draw(folder: Path, number: int) -> Path:
+    """A new folder of that many pictures."""
+    folder.mkdir()
+    for seed in range(number):
+        scene = Image.fromarray(draw_scene(seed).image).resize((500, 400))
+        scene.save(folder / f"{seed:06}.jpg", quality=90)
+    return folder
+
+
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Throughput of a folder of pictures")
     parser.add_argument("--images", type=int, default=400)
@@ -122,11 +131,7 @@ def main(arguments: list[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     print(f"on {machine('cpu')}, {torch.get_num_threads()} threads, torch {torch.__version__}")
     with tempfile.TemporaryDirectory() as name:
-        pictures = Path(name) / "pictures"
-        pictures.mkdir()
-        for number in range(args.images):
-            scene = Image.fromarray(draw_scene(number).image).resize((500, 400))
-            scene.save(pictures / f"{number:06}.jpg", quality=90)
+        pictures = draw(Path(name) / "pictures", args.images)
         place, options = Path(name), (args.workers, args.rounds)
         rows = [row for one in args.models for row in measured(one, pictures, place, *options)]
     for row in rows:

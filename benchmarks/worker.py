@@ -51,12 +51,17 @@ def peak_resident() -> int:
 
     Where there is no /proc, of its parent too, from before it was started.
     """
-    status = Path("/proc/self/status")
-    if status.exists():
-        (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-        return 1024 * int(line.split()[1])
+    if Path("/proc/self/status").exists():
+        return high_water("self")
     unit = 1 if sys.platform == "darwin" else 1024
     return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def high_water(process: int | str) -> int:
+    """The same of another process; 0 if it has ended. OSError if there is no such process."""
+    status = Path(f"/proc/{process}/status").read_text()
+    found = [line for line in status.splitlines() if line.startswith("VmHWM")]
+    return 1024 * int(found[0].split()[1]) if found else 0
 
 
 def serve(call: Callable[[str, int, int], object]) -> None:

@@ -199,12 +199,13 @@ def explain(args: argparse.Namespace) -> int:
 
 
 def explain_sources(args: argparse.Namespace, sources: list[Path], prompts: list[str]) -> int:
-    from dataset.run import finish, planned, run
+    from dataset.run import finish, planned, require_folder, run
 
     if args.out is None:
         raise ValueError("give a folder for the maps: --out MAPS")
     if args.cmap or len(args.model) > 1 or len(args.method) > 1:
         raise ValueError("maps of many are of one model and one method, and --cmap is for figures")
+    require_folder(args.out)
     model = args.model[0] if args.model else models_with(args.method)[0]
     explainer = Explainer(model)
     (asked,) = questions(args, prompts, [explainer])
@@ -216,15 +217,15 @@ def explain_sources(args: argparse.Namespace, sources: list[Path], prompts: list
         "batch": args.batch,
     }
     names = [str(source) for source in sources]
-    plan = planned(names, args.out, model, explainer, asked.question, **options)
-    print(f"{asked.title}: {asked.sees}")
-    if args.ray:
-        from dataset.on_ray import run_on_ray
+    with planned(names, args.out, model, explainer, asked.question, **options) as plan:
+        print(f"{asked.title}: {asked.sees}")
+        if args.ray:
+            from dataset.on_ray import run_on_ray
 
-        run_on_ray(plan, args.ray)
-    else:
-        run(plan, explainer, args.workers)
-    return 3 if finish(plan) and args.strict else 0
+            run_on_ray(plan, args.ray)
+        else:
+            run(plan, explainer, args.workers)
+        return 3 if finish(plan) and args.strict else 0
 
 
 def explain_pictures(args: argparse.Namespace, pictures: list[Path], prompts: list[str]) -> None:

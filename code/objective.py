@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from checks import require_finite, require_tensor
+from model import has_values
 
 LOGIT_SCALE = 100  # of every official CLIP: similarities are given as 100 times the cosine
 
@@ -140,6 +141,8 @@ def similarities(
 def feature_lengths(features: Float[Tensor, "*batch feature"]) -> Float[Tensor, "*batch 1"]:
     """Lengths of a model's features, or ValueError where no cosine with them is defined."""
     lengths = features.norm(dim=-1, keepdim=True)
+    if not has_values(lengths):
+        return lengths
     if not lengths.isfinite().all():
         raise ValueError(
             "the features that the model gives an image hold NaN or infinity: there may be one in "

@@ -8,6 +8,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "code"))
 
+from checkpoints import EMBEDDED  # noqa: E402
 from figures import short  # noqa: E402
 from files import whole_file  # noqa: E402
 from methods import METHODS, POOL_METHODS  # noqa: E402
@@ -16,6 +17,7 @@ SHOWN = {
     "ViT-emoji": ("last grad", "all grads", "gradcam", "attention", "edges", "centre"),
     "RN-emoji": ("GradCAM", "LayerCAM", "AblationCAM", "XGradCAM", "edges", "centre"),
 }
+MANY = 10_000_000  # pictures, to which a folder's rate is carried on
 
 
 def read(path: str) -> list[dict]:
@@ -75,9 +77,9 @@ all targets of a picture in forward passes. Measured by
 
 
 def not_yet(rows: list[dict]) -> str:
-    """Which methods the tables lack."""
-    measured = {row["method"] for row in rows}
-    lacking = [f"`{name}`" for name in METHODS | POOL_METHODS if name not in measured]
+    """Which models and methods the tables lack."""
+    measured = {row[key] for row in rows for key in ("model", "method")}
+    lacking = [f"`{name}`" for name in (*EMBEDDED, *METHODS | POOL_METHODS) if name not in measured]
     if not lacking:
         return ""
     listed = ", ".join(lacking)
@@ -170,7 +172,33 @@ Models that are not ours, as they are, in forwards of their own:
 its parts alone take (`benchmarks/throughput.py`); *as PNG* is a script that writes every map as a
 picture. Stored are {stored} a picture.
 
-{markdown(*rates)}"""
+{markdown(*rates)}
+
+{of_a_folder(read("benchmarks/folder.csv"))}"""
+
+
+def of_a_folder(rows: list[dict]) -> str:
+    """What the processes of the whole command take, and how far it is to ten million pictures."""
+    lines = [("", "explaining", "threads each", "pictures a second", "memory at most, MiB")]
+    for way in dict.fromkeys(row["way"] for row in rows):
+        found = where(rows, way=way)
+        memory = ", ".join(f"{row['process']} {int(row['peak MiB']):,}" for row in found)
+        about = found[0]
+        rate = float(about["images a second"])
+        cells = (about["explaining"], about["threads each"], f"{rate:.1f}", memory)
+        lines.append((f"`{way}`", *cells))
+    days = MANY / rate / 86_400
+    maps, pictures = (MANY * float(about[name]) / 1e9 for name in ("bytes an image", "bytes read"))
+    on = f"{about['cores']} cores, with a load of {about['load']} by others"
+    return f"""The whole command on {int(about["images"]):,} such pictures with {about["model"]}, on
+{on} (`benchmarks/folder.py`):
+
+{markdown(*lines)}
+
+At the last rate {MANY:,} pictures take {days:.1f} days on one such machine, and on ten
+{24 * days / 10:.0f} hours; their maps have {maps:,.0f} GB, they themselves {pictures:,.0f}. That is
+computed, not measured: it holds while no machine waits for the folders they share, from which each
+reads {rate * float(about["bytes read"]) / 1e6:.1f} MB a second."""
 
 
 def map_use() -> str:

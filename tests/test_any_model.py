@@ -109,6 +109,16 @@ def test_methods_are_those_that_explain_the_model(case):
     assert methods(encoder) == (explaining(pooling) if pooling else CAMS | MASKING)
 
 
+@every_family
+def test_the_default_is_direct_where_one_token_is_read(case):
+    wanted = {"average": "last grad", None: "GradCAM"}.get(case.family.pooling, "direct")
+    encoder = encoder_of(case.model)
+    for read in (None, case.family.pooling):  # before it is found out, and after
+        assert encoder.pooling == read
+        found = list(relevance_maps(encoder, case.images, case.targets))
+        assert_close(found, case.maps(wanted))
+
+
 @pytest.mark.parametrize("name", ["ViT-B-32", "SiglipModel"])
 @pytest.mark.parametrize("method", ["last grad", "gradcam"])
 def test_many_targets_take_no_more_runs_than_one(case, method):

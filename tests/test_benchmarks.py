@@ -2,15 +2,19 @@
 
 import csv
 import json
+import os
 import sys
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
 sys.path.append(str(Path(__file__).parent.parent / "benchmarks"))
 
 import anybody
+import folder
 import growth
 import plot
 import rivals
@@ -19,6 +23,7 @@ import throughput
 from worker import Worker
 
 from conftest import noise
+from dataset.reading import shards
 from saliency import normalise_maps, relevance_maps
 from small_clip import small_resnet
 
@@ -123,6 +128,23 @@ def test_throughput_measures_each_part_of_a_folder_end_to_end(tmp_path):
     assert [row["what"] for row in found] == parts
     assert all(float(row["images a second"]) > 0 for row in found)
     assert all(0 < int(row["bytes an image"]) < 20_000 for row in found)
+
+
+def test_a_folder_is_explained_by_processes_whose_memory_is_told(tmp_path):
+    folder.main(["--images", "4", "--ways", "explain.py", "--output", str(tmp_path / "folder.csv")])
+    found = rows(tmp_path / "folder.csv")
+    assert {row["process"] for row in found} == {"command", "decoder"}
+    assert all(100 < int(row["peak MiB"]) < 1536 for row in found)
+    assert all(float(row["images a second"]) > 0 for row in found)
+
+
+def test_a_rate_is_counted_from_when_every_process_has_written(tmp_path):
+    for number, (count, second) in enumerate([(4, 50), (4, 51), (3, 53), (2, 56)]):
+        path = tmp_path / f"shard-{number}.parquet"
+        pq.write_table(pa.table({"error": [None] * count}, pa.schema({"error": pa.string()})), path)
+        os.utime(path, (second, second))
+    assert folder.rate(shards(tmp_path), 1) == (4 + 3 + 2) / 6
+    assert folder.rate(shards(tmp_path), 2) == (3 + 2) / 5
 
 
 def test_models_that_are_not_ours_are_timed_in_forwards_of_their_own(tmp_path, monkeypatch):

@@ -25,7 +25,14 @@ from evaluation import __main__ as evaluate
 from evaluation import study as studies
 from evaluation.__main__ import main
 from evaluation.baselines import baselines, blurred
-from evaluation.faithfulness import area, curves, insertion_deletion, without_information
+from evaluation.faithfulness import (
+    area,
+    curves,
+    end_scores,
+    insertion_deletion,
+    score_of,
+    ways,
+)
 from evaluation.last_grad import VARIANTS, agreement, shares, variant_maps
 from evaluation.localisation import average_precision, best_iou, where_it_lies
 from evaluation.sanity import cascade, parts, randomisation, rank_correlation
@@ -34,9 +41,11 @@ from evaluation.study import Study, numbered
 from evaluation.tables import by_picture, gain
 from intervals import interval
 from methods import METHODS
+from model import ModifiedResNet
 from preprocessing import OPENAI
 from recording.encoders import encoder_of
 from saliency import relevance_maps, resize_maps
+from siglip import SigLIP
 from small_clip import small_resnet, small_vit
 from vit_oracles import cosine, recorded_blocks
 
@@ -96,6 +105,7 @@ def test_pixels_are_turned_in_the_order_of_the_map():
         return images.mean((1, 2, 3))[:, None]
 
     curve = curves(score, maps, start, end, steps=4)
+    shown.sort(key=sum)
     assert shown == [[0, 0, 0, 0], [0, 1, 0, 0], [0, 1, 1, 0], [0, 1, 1, 1], [1, 1, 1, 1]]
     assert curve[0, :, 0].tolist() == [0, 0.25, 0.5, 0.75, 1]
     assert area(curve[0, :, 0]) == 0.5
@@ -120,8 +130,8 @@ def test_a_map_that_knows_the_answer_is_more_faithful_than_its_opposite(clip, im
                 left = torch.nn.functional.normalize(clip.encode_image(hidden), dim=-1)
             losses[:, row, column] = 1 - (left * features).sum(-1)
     maps = losses.repeat_interleave(8, 1).repeat_interleave(8, 2)
-    right = insertion_deletion(clip, images, maps, features, asked, "mean", steps=16)
-    wrong = insertion_deletion(clip, images, -maps, features, asked, "mean", steps=16)
+    score = score_of(clip, features, asked)
+    right, wrong = (insertion_deletion(score, images, one, steps=16) for one in (maps, -maps))
     assert set(right) == {
         f"{way}, {score}"
         for way in ("insertion", "deletion")
@@ -134,7 +144,11 @@ def test_a_map_that_knows_the_answer_is_more_faithful_than_its_opposite(clip, im
 def test_insertion_and_deletion_equal_a_plain_loop(clip, images):
     maps = noise(2, 32, 32)
     features = torch.nn.functional.normalize(noise(3, 16), dim=-1)
-    found = insertion_deletion(clip, images, maps, features, torch.tensor([2, 0]), "mean", 8)
+    score = score_of(clip, features, torch.tensor([2, 0]))
+    found = insertion_deletion(score, images, maps, steps=8)
+    ends = end_scores(score, images)
+    known = insertion_deletion(score, images, maps, ends, steps=8)
+    assert all(torch.equal(found[name], known[name]) for name in found)
     for index, asked in enumerate((2, 0)):
         order = np.argsort(-maps[index].flatten().numpy(), kind="stable")
         image = images[index].flatten(1)
@@ -166,9 +180,7 @@ class Similarities(torch.nn.Module):
 def test_curves_are_those_of_quantus_pixel_flipping(clip, images, way):
     maps, asked = noise(2, 32, 32), np.array([2, 0])
     model = Similarities(clip, F.normalize(noise(3, 16), dim=-1)).eval()
-    start, end = images[:, :1], without_information(images[:, :1], "blur")
-    if way == "insertion":
-        start, end = end, start
+    start, end = ways(images[:, :1])[way]
 
     def turn(arr, indices, **_):
         turned = arr.copy()
@@ -190,15 +202,8 @@ def test_curves_are_those_of_quantus_pixel_flipping(clip, images, way):
     np.testing.assert_allclose(np.array(theirs), ours, atol=1e-6)  # they compute in float32
 
 
-def test_an_unknown_way_of_hiding_is_refused(clip, images):
-    with pytest.raises(ValueError, match="blur and mean"):
-        insertion_deletion(
-            clip, images, noise(2, 32, 32), noise(3, 16), torch.tensor([0, 1]), "black"
-        )
-
-
 def test_maps_of_another_size_and_maps_without_an_order_are_refused(clip, images):
-    features, asked = noise(3, 16), torch.tensor([2, 0])
+    score = score_of(clip, noise(3, 16), torch.tensor([2, 0]))
     broken = noise(2, 32, 32)
     broken[1, 5, 5] = torch.nan
     for maps, message in (
@@ -207,13 +212,19 @@ def test_maps_of_another_size_and_maps_without_an_order_are_refused(clip, images
         (broken, "maps hold NaN"),
     ):
         with pytest.raises(ValueError, match=message):
-            insertion_deletion(clip, images, maps, features, asked)
+            insertion_deletion(score, images, maps)
 
 
-@pytest.mark.parametrize("asked", [[2, 3], [-1, 0], [0]])
-def test_a_target_that_is_not_there_is_refused(clip, images, asked):
-    with pytest.raises(ValueError, match="from 0 to 2 for each of 2 images"):
-        insertion_deletion(clip, images, noise(2, 32, 32), noise(3, 16), torch.tensor(asked))
+@pytest.mark.parametrize("asked", [[2, 3], [-1, 0]])
+def test_a_target_that_is_not_there_is_refused(clip, asked):
+    with pytest.raises(ValueError, match="from 0 to 2"):
+        score_of(clip, noise(3, 16), torch.tensor(asked))
+
+
+def test_a_target_is_asked_of_each_image(clip, images):
+    score = score_of(clip, noise(3, 16), torch.tensor([0]))
+    with pytest.raises(ValueError, match="of each image: 1 of 2"):
+        insertion_deletion(score, images, noise(2, 32, 32))
 
 
 def test_a_curve_has_two_points_and_scores_that_are_numbers(clip, images):
@@ -256,8 +267,10 @@ def test_maps_that_cannot_be_ranked_are_refused():
         rank_correlation(noise(3, 3), torch.full((3, 3), torch.nan))
 
 
-@pytest.fixture(params=["ViT", "ResNet"])
+@pytest.fixture(params=["ViT", "ResNet", "SigLIP"])
 def model(request, clip):
+    if request.param == "SigLIP":
+        return SigLIP(64, 2, 128, 8, 16, 100, 64, 1).double()
     return clip if request.param == "ViT" else small_resnet(vocab_size=100).double()
 
 
@@ -324,14 +337,14 @@ def test_correlations_are_those_of_quantus_parameter_randomisation(
 
 
 def test_baselines_are_maps_of_every_image_and_target(model, targets):
-    images = noise(2, 3, 64, 96)
+    images = noise(2, 3, 64, 64 if isinstance(model, SigLIP) else 96)
     for name, baseline in baselines(model).items():
         maps = baseline(model, images, targets)
         assert maps.shape[:2] == (2, 3), name
         assert torch.equal(maps, baseline(model, images, targets)), name
         assert (maps >= 0).all(), name
     assert {"centre", "random", "edges", "attention"} <= baselines(model).keys()
-    assert ("rollout" in baselines(model)) == hasattr(model.visual, "transformer")
+    assert ("rollout" in baselines(model)) == (not isinstance(model.visual, ModifiedResNet))
 
 
 def test_the_parts_of_last_grad_add_up_to_it(clip, images, targets):
@@ -441,8 +454,9 @@ def test_a_folder_of_pictures_with_masks_is_measured(folder):
         if (row["method"], row["measure"], row["objects"]) == ("last grad", "pointing", "all")
     )
     assert float(pointing["mean"]) >= 0.5
-    against = rows_of(folder / "out" / "against_baselines.csv")
-    assert {(row["method"], row["baseline"]) for row in against} == {("last grad", "centre")}
+    against = rows_of(folder / "out" / "against.csv")
+    found = {(row["method"], row["rival"], row["than"]) for row in against}
+    assert found == {("last grad", "best baseline", "centre")}
     rivals = {row["against"] for row in rows_of(folder / "out" / "last_grad_against.csv")}
     assert rivals == {"other heads", "own gradients"}
     places = {row["lies on"] for row in rows_of(folder / "out" / "signs.csv")}

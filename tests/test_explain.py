@@ -85,7 +85,7 @@ def test_many_prompts_are_wrapped_in_rows_with_the_same_label(folder, drawn):
     explain.main(["photo.jpeg", *map(str, range(13)), "--model", "ViT-emoji"])
     ((rows, labels, _),) = drawn
     assert [len(row) for row in rows] == [5, 5, 4]
-    assert labels == ["ViT-emoji, last grad"] * 3
+    assert labels == ["ViT-emoji, direct"] * 3
     assert rows[2][3].title.startswith("12 (")
 
 
@@ -200,7 +200,7 @@ def test_what_is_wrong_is_a_sentence_before_a_model_is_loaded(folder, capsys, ca
         (["word " * 90, "--model", "ViT-emoji"], "text is too long: 92 tokens"),
         (
             ["a cat", "--method", "gradcam", "--model", "ViT-emoji", "--model", "RN-emoji"],
-            "RN-emoji is a ResNet and has no method 'gradcam': it takes GradCAM, ",
+            "RN-emoji is a ResNet and has no method 'gradcam': it takes pool, ",
         ),
         (["a cat", "--negative", "--method", "rollout"], "rollout is the same for all targets"),
     ],

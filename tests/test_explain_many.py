@@ -64,7 +64,7 @@ def test_every_picture_is_a_row_exactly_once_and_every_bad_one_is_named(place, c
     assert "13 of 17 pictures explained" in said
     assert all(f"'{name}': " in said for name in bad)
     assert [pq.read_metadata(path).num_rows for path in shards("out")] == [4, 4, 4, 4, 1]
-    assert not list((place / "out").glob(".*"))
+    assert not list((place / "out").glob(".unfinished*"))
 
 
 def test_maps_and_scores_are_those_of_the_picture_by_itself(place, vit):
@@ -168,7 +168,7 @@ def test_other_settings_in_the_same_folder_are_refused_with_what_differs(place, 
     explain.main(["in", *ASKED, "--out", "out"])
     before = files(place / "out")
     for other, said in (
-        (["--method", "direct"], 'method was "last grad" and is now "direct"'),
+        (["--method", "gradcam"], 'method was "direct" and is now "gradcam"'),
         (["--negative"], "negative was false and is now true"),
         (["--crop"], "frame was "),
         (["--float16"], 'storage was "uint8" and is now "float16"'),
@@ -247,6 +247,24 @@ def test_a_full_disk_is_a_sentence_and_leaves_what_is_whole(place, capsys):
     assert files(place / "out") == before
 
 
+# Root may write anywhere unless it gives up this right.
+AS_ANYBODY = ["setpriv", "--bounding-set=-dac_override"] if os.geteuid() == 0 else []
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_the_model_is_looked_for(place, capsys):
+    fill(place / "in", 2)
+    asked = ["in", "a cow", "--model", "none.pt", "--out"]
+    assert "cannot write into /proc: " in refused(capsys, *asked, "/proc/maps")
+    (place / "out").mkdir(mode=0o555)
+    arguments = [*AS_ANYBODY, sys.executable, CODE / "explain.py", *asked, "out"]
+    done = subprocess.run(arguments, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr == f"explain.py: cannot write into {place / 'out'}: Permission denied\n"
+    assert files(place / "out") == {}
+    (place / "out").chmod(0o755)
+    assert "none.pt" in refused(capsys, *asked, "out")
+
+
 def test_strict_tells_errors_by_the_exit_status(place):
     (fill(place / "in", 2) / "empty.png").touch()
     explain.main(["in", *ASKED, "--out", "out"])
@@ -275,10 +293,29 @@ def test_killed_it_goes_on_and_its_processes_end_with_it(place):
     again = command(place, "--shard", "2", "--batch", "2")
     assert b"40 of 40 pictures explained" in again.communicate()[0]
     assert [row["id"] for row in read_rows(place / "out")] == list(range(40))
-    assert not list((place / "out").glob(".*"))
+    assert not list((place / "out").glob(".unfinished*"))
 
 
-def wait_for(so, seconds: float = 120) -> None:
+def test_a_second_command_into_the_same_folder_is_refused_and_the_first_goes_on(place, capsys):
+    fill(place / "in", 12)
+    running = command(place, "--shard", "2", "--batch", "2")
+    wait_for((place / "out" / "shard-000000.parquet").exists)
+    running.send_signal(signal.SIGSTOP)
+    unfinished = [place / "out" / f".unfinished-0.{kind}" for kind in ("parquet", "html")]
+    for path in unfinished:
+        path.touch()
+    before = files(place / "out")
+    assert len(before) < 10
+    line = refused(capsys, "in", *ASKED, "--out", "out", "--shard", "2")
+    assert "another command writes into out: wait for its end" in line
+    assert files(place / "out") == before
+    running.send_signal(signal.SIGCONT)
+    assert b"12 of 12 pictures explained" in running.communicate()[0]
+    assert [path.exists() for path in unfinished] == [False, True]  # a page may be being written
+    explain.main(["in", *ASKED, "--out", "out", "--shard", "2"])
+
+
+def wait_for(so, seconds: float = 600) -> None:
     end = time.monotonic() + seconds
     while not so():
         assert time.monotonic() < end

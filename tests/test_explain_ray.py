@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -11,7 +12,7 @@ import pytest
 
 import explain
 from dataset.on_ray import write_shard
-from dataset.reading import read_rows
+from dataset.reading import read_rows, shards
 from dataset.shard import Job
 from dataset.sources import entries
 from explainer import Explainer
@@ -62,6 +63,51 @@ def test_ray_writes_what_the_loop_writes_though_a_worker_dies(tmp_path):
     assert list(map(without_float_noise, rows)) == list(map(without_float_noise, expected))
     for row, other in zip(rows, expected, strict=True):
         assert row["scores"] == pytest.approx(other["scores"], abs=1e-3)
+
+
+@pytest.mark.parametrize("address", ["local", "auto"])
+def test_ray_goes_on_after_the_command_was_killed(tmp_path, address, request, monkeypatch):
+    pytest.importorskip("ray", reason="needs ray: pip install -r requirements-ray.txt")
+    if address == "auto":
+        request.getfixturevalue("cluster")
+    else:
+        monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")  # a cluster that was not asked for
+    fill(tmp_path / "in", 24)
+    running = command(tmp_path, "out", "--ray", address)
+    while running.poll() is None and not shards(tmp_path / "out"):
+        time.sleep(0.02)
+    running.kill()
+    _, error = running.communicate()
+    assert running.returncode == -signal.SIGKILL, error
+    written = {path: path.stat().st_mtime_ns for path in shards(tmp_path / "out")}
+    assert 0 < len(written) < 12
+    again = command(tmp_path, "out", "--ray", address)
+    out, error = again.communicate()
+    assert again.returncode == 0, error
+    assert b"24 of 24 pictures explained" in out
+    assert [row["id"] for row in read_rows(tmp_path / "out")] == list(range(24))
+    assert not list((tmp_path / "out").glob(".unfinished*"))
+    assert {path: path.stat().st_mtime_ns for path in written} == written
+
+
+@pytest.fixture
+def cluster(monkeypatch):
+    """A cluster that outlives its commands, as README starts one."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    ray = Path(sys.executable).with_name("ray")
+    options = ["--head", "--block", "--node-ip-address=127.0.0.1", f"--port={port}", "--num-cpus=2"]
+    monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{port}")
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # there may be a token from another run
+    head = subprocess.Popen([ray, "start", *options], process_group=0, stdout=subprocess.PIPE)
+    try:
+        while b"Ray runtime started" not in (line := head.stdout.readline()):
+            assert line, "no cluster starts"
+        yield
+    finally:
+        os.killpg(head.pid, signal.SIGTERM)
+        head.communicate()
 
 
 def workers_of(driver: int) -> list[int]:

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +13,11 @@ from pycocotools.coco import COCO
 import explain
 from dataset.reading import read_maps, read_rows, window_of
 from image_utils import to_bytes
+from in_browser import node, require_browser
 from map_tools import boxes, masks
 from picture_sets import as_archive, fill, picture, spoil
 from placing import overlaid, placed
 
-BROWSER = Path(__file__).parent / "browser"
 TARGETS = ["a cow", "a sheep <b>&</b>"]
 
 
@@ -129,21 +128,11 @@ def test_the_page_holds_no_more_pictures_than_asked_for(maps, capsys):
     assert "gallery.html, of 5 pictures" in capsys.readouterr().out
 
 
-needs_browser = pytest.mark.skipif(
-    shutil.which("node") is None or not (BROWSER / "node_modules").is_dir(),
-    reason="needs a browser: make browser",
-)
-
-
-@needs_browser
 def test_the_page_shows_sorts_and_filters_in_a_browser(maps, monkeypatch):
+    require_browser()
     monkeypatch.setattr("dataset.gallery.PAGE", 5)
     explain.main(["show", str(maps)])
-    done = subprocess.run(
-        ["node", BROWSER / "gallery.mjs", maps / "gallery.html"], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    seen = json.loads(done.stdout)
+    seen = node("gallery.mjs", maps / "gallery.html")
     good = list(read_maps(maps))
     paths = [path for path, _, _ in good]
     scores = sorted((round(one[1].item(), 2) for _, one, _ in good), reverse=True)

@@ -21,7 +21,7 @@ from recording.encoders import from_module, from_open_clip, from_transformers
 from saliency import RESNET_METHODS, relevance_maps
 
 PAGE = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
-SECTION = PAGE.partition("### The model you already have\n")[2].partition("\nThe scenes come")[0]
+SECTION = PAGE.partition("### The model you already have\n")[2].partition("\n## ")[0]
 ROWS = [line.strip("| ").split(" | ") for line in SECTION.splitlines() if line.startswith("| ")][1:]
 FAMILY_OF = {
     "open_clip": {
@@ -98,12 +98,12 @@ def lines() -> Iterator:
 def test_every_line_of_the_page_runs_with_every_method_beside_it(code, methods, stand_in):
     given = stand_in() | {"torch": torch, "from_module": from_module}
     default = eval(code, given | {"relevance_maps": relevance_maps})
-    for number, method in enumerate(re.findall("`(.+?)`", methods)):
+    for method in re.findall("`(.+?)`", methods):
         found = eval(code, given | {"relevance_maps": partial(relevance_maps, method=method)})
         for maps, as_default in zip(found, default, strict=True):
+            assert maps.shape == as_default.shape
             assert maps.ndim == 3
             assert maps.isfinite().all()
-            assert number or torch.equal(maps, as_default)
 
 
 def test_methods_that_need_cls_are_those_that_the_page_names():

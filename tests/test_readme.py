@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import fresh_clone
 import pytest
 
 import explain
-from picture_sets import fill
+from picture_sets import fill, picture
 
 ROOT = Path(__file__).parent.parent
 sys.path.append(str(ROOT / "report"))
@@ -19,6 +20,7 @@ PAGES = [
     *("README.md", "SECURITY.md", "Images/README.md", "code/embedded/README.md"),
     "tests/README.md",
 ]
+EMBEDDED = {"ViT-B/32": "ViT-emoji", "RN50": "RN-emoji"}  # in the place of those to download
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -77,10 +79,18 @@ def test_python_of_the_page_runs_as_it_stands_from_top_to_bottom():
     assert done.stdout.strip() == "[[2, 3, 14, 14]] torch.Size([1, 3, 224, 224]) (224, 224, 3)"
 
 
-def test_the_reader_of_the_page_reads_what_its_command_wrote(tmp_path, monkeypatch, capsys):
+def test_commands_and_reader_of_the_page_explain_a_photo_and_a_folder(
+    tmp_path, monkeypatch, capsys
+):
     monkeypatch.chdir(tmp_path)
     fill(tmp_path / "FOLDER", 3)
-    explain.main(["FOLDER", "a cat", "a dog", "--model", "ViT-emoji", "--out", "maps"])
+    picture(0).save("photo.jpg")
+    for command in fresh_clone.commands(ROOT / "README.md"):
+        _, script, *arguments = [EMBEDDED.get(word, word) for word in shlex.split(command)] + [""]
+        if script == "code/explain.py" and "--ray" not in arguments:  # see test_explain_ray.py
+            explain.main(arguments[:-1])
+    made = ("photo explained.png", "maps/gallery.html", "maps/coco/annotations.json")
+    assert all(Path(path).stat().st_size > 500 for path in made)
     (block,) = re.findall(r"```py\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)
     capsys.readouterr()
     exec(compile(block, "README.md", "exec"), {})

@@ -75,6 +75,24 @@ def test_it_is_read_by_a_probe(model):
     assert encoder.pooling == "probe"
 
 
+def test_its_image_tower_is_explained_by_itself(model):
+    images, targets = noise(2, 3, 32, 32), noise(3, 128)
+    expected = relevance_maps(model, images, targets)
+    assert torch.equal(relevance_maps(model.visual, images, targets), expected)
+
+
+def test_a_subclass_may_encode_otherwise(model):
+    class Doubled(SigLIP):
+        def encode_image(self, images: Tensor) -> Tensor:
+            return super().encode_image(2 * images)
+
+    doubled = Doubled(*SIZES).double().eval()
+    doubled.load_state_dict(model.state_dict())
+    images, targets = noise(2, 3, 32, 32), noise(3, 128)
+    expected = relevance_maps(model, 2 * images, targets)
+    torch.testing.assert_close(relevance_maps(doubled, images, targets), expected)
+
+
 def test_padding_may_be_longer_or_shorter(model, tokens):
     expected = model.encode_text(tokens)
     torch.testing.assert_close(

@@ -49,7 +49,7 @@ def eager():
 
 
 def run(folder):
-    train(RECIPE, folder, folder / "tiny.safetensors", "cpu", workers=0)
+    train({folder / "tiny.safetensors": RECIPE}, folder, "cpu", workers=0)
     return load_file(folder / "tiny.safetensors")
 
 
@@ -92,7 +92,8 @@ def test_the_log_has_a_row_with_every_loss(tmp_path):
 
 
 def test_plain_models_are_asked_of_the_whole_image_alone(tmp_path):
-    train(replace(RECIPE, dense=False, stages=PLAIN), tmp_path, tmp_path / "w", "cpu", workers=0)
+    plain = replace(RECIPE, dense=False, stages=PLAIN)
+    train({tmp_path / "w": plain}, tmp_path, "cpu", workers=0)
     with (tmp_path / "log.csv").open() as file:
         (row,) = csv.DictReader(file)
     assert (row["patch"], row["deep"]) == ("nan", "nan")
@@ -154,7 +155,7 @@ def test_muon_moves_a_matrix_as_far_as_adamw_would():
 def test_a_resnet_trains_from_windows_to_whole_images(tmp_path):
     stages = (Stage(64, 8, 4, objects=2), Stage(128, 4, 4))
     recipe = Recipe(model=RESNET, stages=stages, rates=((0, 1.0), (12, 0.0)))
-    train(recipe, tmp_path, tmp_path / "tiny.safetensors", "cpu", workers=0)
+    train({tmp_path / "tiny.safetensors": recipe}, tmp_path, "cpu", workers=0)
     model, _ = load(tmp_path / "tiny.safetensors", device="cpu")
     assert model.visual.attnpool.positional_embedding.shape[0] == 1 + 4 * 4
 
@@ -178,7 +179,7 @@ SIGLIP = Recipe(
 
 
 def test_a_siglip_trains_from_windows_to_whole_images(tmp_path):
-    train(SIGLIP, tmp_path, tmp_path / "tiny.safetensors", "cpu", workers=0)
+    train({tmp_path / "tiny.safetensors": SIGLIP}, tmp_path, "cpu", workers=0)
     weights = load_file(tmp_path / "tiny.safetensors")
     assert build_siglip(weights).visual.input_resolution == 64
 
@@ -199,39 +200,24 @@ def test_the_sigmoid_loss_asks_each_pair_by_itself():
     assert training.sigmoid_loss(logits, same).item() == pytest.approx(expected)
 
 
-def test_a_resnet_begins_with_the_text_tower_of_another_clip():
-    torch.manual_seed(0)
-    other, model = CLIP(**RECIPE.model), CLIP(**RESNET)
-    before = model.visual.state_dict()
-    weights = training.begun(model, other.state_dict())
-    assert set(weights) == {name for name in other.state_dict() if not name.startswith("visual")}
-    model.load_state_dict(weights, strict=False)
-    tokens = tokenize(["a horse", "a cow on grass"])
-    assert torch.equal(model.encode_text(tokens), other.encode_text(tokens))
-    assert all(torch.equal(before[name], now) for name, now in model.visual.state_dict().items())
+def test_models_trained_together_are_those_trained_alone(tmp_path):
+    resnet = replace(RECIPE, model=RESNET | {"image_resolution": 64}, dense=False, stages=PLAIN)
+    recipes = {"vit": replace(RECIPE, dense=False, stages=PLAIN), "resnet": resnet}
+    for name, recipe in recipes.items():
+        train({tmp_path / name: recipe}, tmp_path / f"{name} alone", "cpu", workers=0)
+    together = {tmp_path / f"{name} beside another": recipe for name, recipe in recipes.items()}
+    train(together, tmp_path / "together", "cpu", workers=0)
+    for name in recipes:
+        alone = load_file(tmp_path / name)
+        beside = load_file(tmp_path / f"{name} beside another")
+        assert all(torch.equal(alone[key], beside[key]) for key in alone)
 
 
-def test_a_siglip_begins_with_the_blocks_and_embeddings_of_another_clip():
-    torch.manual_seed(0)
-    other, model = CLIP(**RECIPE.model, activation="gelu_tanh"), SigLIP(**SIGLIP.model)
-    weights = training.begun(model, other.state_dict())
-    model.load_state_dict(weights, strict=False)
-    x = torch.randn(2, 5, 64)
-    block, theirs = model.vision_model.encoder.layers[1], other.visual.transformer.resblocks[1]
-    torch.testing.assert_close(block(x), theirs(x), atol=1e-4, rtol=1e-4)  # epsilons differ
-    assert len([name for name in weights if "text_model.encoder.layers.0" in name]) == 16
-    cells = model.vision_model.embeddings.position_embedding.weight
-    assert torch.equal(cells, other.visual.positional_embedding[1:])
-
-
-def test_a_run_begins_with_what_its_recipe_says(monkeypatch):
-    torch.manual_seed(1)
-    other = CLIP(**RECIPE.model)
-    monkeypatch.setattr(
-        training.checkpoints, "load_state_dict", {"another": other.state_dict()}.get
-    )
-    begun = training.Training(replace(RECIPE, model=RESNET, start="another"), "cpu")
-    assert torch.equal(begun.model.token_embedding.weight, other.token_embedding.weight)
+def test_other_scenes_are_not_trained_on_together(tmp_path):
+    recipes = {tmp_path / "one": RECIPE, tmp_path / "another": replace(RECIPE, stages=PLAIN)}
+    with pytest.raises(ValueError, match="the same scenes"):
+        train(recipes, tmp_path, "cpu", workers=0)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

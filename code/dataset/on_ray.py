@@ -62,7 +62,7 @@ def connect(address: str) -> None:
     options = {"env_vars": {"PYTHONPATH": str(CODE)}}
     try:
         ray.init(
-            None if address == LOCAL else address,
+            address,
             runtime_env=options,
             include_dashboard=False if address == LOCAL else None,
             log_to_driver=False,

@@ -6,6 +6,7 @@ import json
 import os
 import platform
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from itertools import islice
@@ -15,6 +16,7 @@ from typing import Any
 
 import PIL
 import torch
+from filelock import FileLock, Timeout
 from torch import nn
 from tqdm import tqdm
 
@@ -28,6 +30,7 @@ from methods import METHODS, POOL_METHODS
 from question import Question
 
 FREE = ("sources", "versions")  # settings that may differ between runs into one folder
+LOCK = ".lock"  # a file of the folder that says nothing: whose process has locked it writes there
 LISTED = 20  # errors that are told at the end
 
 
@@ -55,6 +58,7 @@ class Plan:
         return ((path, some) for path, some in self.shards() if not path.exists())
 
 
+@contextmanager
 def planned(
     sources: Sequence[str],
     out: Path,
@@ -67,13 +71,13 @@ def planned(
     float16: bool = False,
     size: int = 1000,
     batch: int = 32,
-) -> Plan:
-    """The plan of a run, whose settings are now in the folder; `like`: the pictures among targets.
+) -> Iterator[Plan]:
+    """The plan of a run, whose settings are now in the folder, which nobody else may write into
+    until the block ends; `like`: the pictures among targets.
 
-    Raises ValueError or OSError for sources that cannot be read or hold no picture, for a folder
-    that cannot be written, and for one of other settings.
+    Raises ValueError or OSError for sources that cannot be read or hold no picture, and for a
+    folder of other settings or that another process writes into.
     """
-    require_folder(out)
     total, digest = listing(sources, out)
     if not total:
         raise ValueError(f"there is no picture in {', '.join(sources)}")
@@ -97,10 +101,10 @@ def planned(
             "python": platform.python_version(),
         },
     }
-    keep_settings(out, settings)
-    return Plan(
-        tuple(sources), out, Job(model, question, crop, storage, batch, settings), total, size
-    )
+    job = Job(model, question, crop, storage, batch, settings)
+    with locked(out):
+        keep_settings(out, settings)
+        yield Plan(tuple(sources), out, job, total, size)
 
 
 def is_signed(method: str) -> bool:
@@ -134,6 +138,27 @@ def require_folder(out: Path) -> None:
     visible = [path for path in out.glob("*") if not path.name.startswith(".")]
     if visible and not (out / SETTINGS).exists():
         raise ValueError(f"{out} holds other things than maps: give a folder that is new or empty")
+
+
+@contextmanager
+def locked(out: Path) -> Iterator[None]:
+    """Hold the folder's lock, which the system takes back however this process ends; ValueError if
+    another has it.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(out / LOCK, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise ValueError(
+            f"another command writes into {out}: wait for its end, or give another folder"
+        ) from None
+    except (OSError, NotImplementedError) as error:
+        raise ValueError(f"cannot lock {out / LOCK}: {error}") from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def keep_settings(out: Path, settings: dict[str, Any]) -> None:
@@ -190,8 +215,9 @@ def run(plan: Plan, explainer: Explainer, workers: int) -> None:
 
 def finish(plan: Plan) -> int:
     """Remove what interrupted runs have left, and print what there is; the number of errors."""
-    for left in plan.out.glob(".unfinished-*"):
-        left.unlink(missing_ok=True)
+    for ending in (".parquet", ".json"):  # and not the page, which may be being written
+        for left in plan.out.glob(f".unfinished-*{ending}"):
+            left.unlink(missing_ok=True)
     found = {path: count_errors(path) for path in shards(plan.out)}
     total, errors = (sum(each) for each in zip(*found.values(), strict=True))
     print(f"{total - errors:,} of {total:,} pictures explained, in {plan.out}")

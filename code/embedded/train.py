@@ -16,6 +16,7 @@ objects early.
 The first stages show small images, each a window of the native grid: patches and objects have the
 sizes they have at full size, at a part of the cost. The last stage shows full images while the
 learning rate falls to zero. A run is a function of its seed and resumes where it was stopped.
+Models that are named together see the same scenes, which are drawn once for all of them.
 """
 
 import argparse
@@ -35,7 +36,6 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-import checkpoints
 from clip_ import tokenize
 from embedded import scenes
 from files import whole_file
@@ -45,6 +45,7 @@ from siglip import ImageTower, SigLIP
 
 CAPTION_TOKENS = 40  # enough for every caption; the attention is causal, so padding is cut off
 PROMPT_TOKENS = 16
+SCENES = 0  # seed of all scenes
 VARIANTS = 16  # prompts drawn from per concept
 SAVE_EVERY = 120  # seconds
 LOG_EVERY = 60
@@ -70,9 +71,8 @@ class Recipe:
     rates: tuple[tuple[int, float], ...]  # (images seen, factor of the rates), linear between
     dense: bool = True  # whether the patches are asked for the concepts
     network: type[CLIP | SigLIP] = CLIP
-    start: str = ""  # an embedded model, what it has in common with which it begins with (`begun`)
     varied: bool = False  # whether objects are drawn in more than their styles (`variations.py`)
-    seed: int = 0
+    seed: int = 0  # of weights and prompts, not of scenes
     learning_rate: float = 1e-3  # of AdamW
     muon_rate: float = 2e-3  # of Muon
     weight_decay: float = 0.05
@@ -98,13 +98,16 @@ RESNET = {
     "vision_width": 32,
     "vision_patch_size": None,
 }
-# Parts of a block, of a CLIP and of a SigLIP.
-SIGLIPS_NAMES = {
-    "ln_1": "layer_norm1",
-    "ln_2": "layer_norm2",
-    "attn.": "self_attn.",
-    "c_fc": "fc1",
-    "c_proj": "fc2",
+PLAIN = {
+    "stages": (
+        Stage(96, 319_872, 384, objects=1, zoom=2.2),
+        Stage(128, 319_872, 384, objects=2, zoom=1.6),
+        Stage(160, 240_000, 384, objects=3, zoom=1.3),
+        Stage(224, 142_848, 384),
+    ),
+    "rates": ((0, 0.0), (20_000, 1.0), (720_000, 1.0), (999_552, 0.3448), (1_022_592, 0.0)),
+    "dense": False,
+    "varied": True,
 }
 RECIPES = {
     "ViT-emoji": Recipe(
@@ -125,18 +128,8 @@ RECIPES = {
         ),
         rates=((0, 0.0), (10_000, 1.0), (280_000, 1.0), (440_000, 1 / 3), (520_000, 0.0)),
     ),
-    "ViT-plain": Recipe(
-        model=TEXT | VIT,
-        stages=(
-            Stage(80, 200_000, 160, objects=1, zoom=2.2),
-            Stage(112, 120_000, 160, objects=2, zoom=1.6),
-            Stage(160, 40_000, 160, objects=3, zoom=1.3),
-            Stage(224, 24_000, 128),
-        ),
-        rates=((0, 0.0), (10_000, 1.0), (260_000, 1.0), (360_000, 1 / 4), (384_000, 0.0)),
-        dense=False,
-        varied=True,
-    ),
+    "ViT-plain": Recipe(model=TEXT | VIT, **PLAIN),
+    "RN-plain": Recipe(model=TEXT | RESNET, **PLAIN),
     "SigLIP-emoji": Recipe(
         model=VIT
         | {
@@ -146,28 +139,7 @@ RECIPES = {
             "transformer_layers": TEXT["transformer_layers"],
         },
         network=SigLIP,
-        start="ViT-plain",
-        stages=(
-            Stage(112, 80_000, 160, objects=2, zoom=1.6),
-            Stage(160, 40_000, 160, objects=3, zoom=1.3),
-            Stage(224, 24_000, 128),
-        ),
-        rates=((0, 0.0), (10_000, 1.0), (60_000, 1.0), (120_000, 1 / 4), (144_000, 0.0)),
-        dense=False,
-        varied=True,
-    ),
-    "RN-plain": Recipe(
-        model=TEXT | RESNET,
-        start="ViT-plain",
-        stages=(
-            Stage(96, 160_000, 160, objects=1, zoom=2.2),
-            Stage(128, 100_000, 160, objects=2, zoom=1.6),
-            Stage(160, 40_000, 160, objects=3, zoom=1.3),
-            Stage(224, 24_000, 128),
-        ),
-        rates=((0, 0.0), (10_000, 1.0), (200_000, 1.0), (300_000, 1 / 4), (324_000, 0.0)),
-        dense=False,
-        varied=True,
+        **PLAIN,
     ),
 }
 
@@ -175,14 +147,14 @@ RECIPES = {
 class SceneData(Dataset):
     """Scene number i of a stage: normalised later, on the training device."""
 
-    def __init__(self, stage: Stage, seed: int, varied: bool):
-        self.stage, self.seed, self.varied = stage, seed, varied
+    def __init__(self, stage: Stage, varied: bool):
+        self.stage, self.varied = stage, varied
 
     def __len__(self) -> int:
         return self.stage.images
 
     def __getitem__(self, i: int) -> tuple[Tensor, Tensor, Tensor]:
-        stage, seed = self.stage, (self.seed, self.stage.size, i)
+        stage, seed = self.stage, (SCENES, self.stage.size, i)
         odds = np.array(scenes.COUNTS[: stage.objects])
         rng = np.random.default_rng((*seed, 1))
         count = 1 + int(rng.choice(stage.objects, p=odds / odds.sum()))
@@ -318,8 +290,10 @@ def losses(
     """The losses of one batch, and how often a single object is named right."""
     features, early = ENCODE[type(model.visual)](model.visual, images, corner, dense)
     features = F.normalize(features.float(), dim=-1)
-    texts = F.normalize(model.encode_text(captions).float(), dim=-1)
-    concepts = F.normalize(model.encode_text(prompts).float(), dim=-1)
+    longest = max(captions.shape[1], prompts.shape[1])
+    texts = torch.cat([F.pad(t, (0, longest - t.shape[1])) for t in (captions, prompts)])
+    texts = F.normalize(model.encode_text(texts).float(), dim=-1)
+    texts, concepts = texts.split([len(captions), len(prompts)])
     scale = model.logit_scale.exp()
     whole = features[:, 0]
     logits = scale * whole @ texts.T
@@ -348,40 +322,6 @@ def losses(
     return found
 
 
-def begun(model: CLIP | SigLIP, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The parameters of another CLIP that have a place in a model, such as all of its text tower;
-    in a SigLIP, embeddings and blocks.
-    """
-    if isinstance(model, SigLIP):
-        weights = in_siglips_layout(weights)
-    own = {name: parameter.shape for name, parameter in model.named_parameters()}
-    return {name: tensor for name, tensor in weights.items() if own.get(name) == tensor.shape}
-
-
-def in_siglips_layout(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Embeddings and blocks of a CLIP with a ViT, named as a SigLIP's."""
-    vision, text = "vision_model.embeddings.", "text_model.embeddings."
-    found = {
-        f"{vision}patch_embedding.weight": weights["visual.conv1.weight"],
-        f"{vision}position_embedding.weight": weights["visual.positional_embedding"][1:],
-        f"{text}token_embedding.weight": weights["token_embedding.weight"],
-        f"{text}position_embedding.weight": weights["positional_embedding"][:CAPTION_TOKENS],
-    }
-    for name, tensor in weights.items():
-        before, _, place = name.partition("transformer.resblocks.")
-        if not place:
-            continue
-        for clips, siglips in SIGLIPS_NAMES.items():
-            place = place.replace(clips, siglips)
-        place = f"{'vision_model' if before else 'text_model'}.encoder.layers.{place}"
-        if "in_proj_" in place:
-            each = zip("qkv", tensor.chunk(3), strict=True)
-            found |= {place.replace("in_proj_", f"{one}_proj."): part for one, part in each}
-        else:
-            found[place] = tensor
-    return found
-
-
 class Training:
     """A run: everything that a checkpoint holds, and the step that changes it."""
 
@@ -390,30 +330,25 @@ class Training:
         self.recipe, self.device = recipe, device
         self.halves = bfloat16_is_quicker(device)
         self.model = recipe.network(**recipe.model)
-        if recipe.start:
-            weights = begun(self.model, checkpoints.load_state_dict(recipe.start))
-            self.model.load_state_dict(weights, strict=False)
         self.model = self.model.to(device).train()
-        self.prompts = concept_prompts(recipe.seed).to(device)
+        self.prompts = concept_prompts(recipe.seed)
         self.optimizers = make_optimizers(self.model, recipe)
         self.rates = [[g["lr"] for g in o.param_groups] for o in self.optimizers]
         self.total = sum(stage.images for stage in recipe.stages)
         self.seen = 0
-        self.seconds = 0.0
 
     def state(self) -> dict:
         return {
             "model": self.model.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "seen": self.seen,
-            "seconds": self.seconds,
         }
 
     def resume(self, state: dict) -> None:
         self.model.load_state_dict(state["model"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
-        self.seen, self.seconds = state["seen"], state["seconds"]
+        self.seen = state["seen"]
 
     def set_rates(self) -> None:
         factor = np.interp(self.seen, *zip(*self.recipe.rates, strict=True))
@@ -423,18 +358,18 @@ class Training:
 
     def step(
         self, images: Tensor, captions: Tensor, present: Tensor, deep: bool
-    ) -> dict[str, float]:
-        images, captions, present = (t.to(self.device) for t in (images, captions, present))
+    ) -> dict[str, Tensor]:
+        """Learn from a batch, on the device but for its captions; its losses."""
         images = normalise_pixels(images / 255)
         rng = np.random.default_rng((self.recipe.seed, self.seen))
         side, rows = self.model.visual.input_resolution, self.model.visual.grid(images)[0]
         room = (side - images.shape[-1]) * rows // images.shape[-1]
         corner = tuple(rng.integers(0, room + 1, size=2).tolist())
         variant = torch.from_numpy(rng.integers(VARIANTS, size=len(self.prompts)))
-        prompts = self.prompts[torch.arange(len(variant)), variant]
+        prompts = self.prompts[torch.arange(len(variant)), variant].to(self.device)
         self.set_rates()
         # The attention is causal, so that padding behind the longest caption changes nothing.
-        captions = captions[:, : int(captions.argmax(-1).max()) + 1]
+        captions = captions[:, : int(captions.argmax(-1).max()) + 1].to(self.device)
         with torch.autocast(self.device, torch.bfloat16, enabled=self.halves):
             dense = self.recipe.dense
             parts = losses(self.model, images, captions, prompts, present, corner, dense, deep)
@@ -445,11 +380,13 @@ class Training:
             optimizer.zero_grad()
         self.model.logit_scale.data.clamp_(max=math.log(100))
         self.seen += len(images)
-        return {name: part.item() for name, part in parts.items()}
+        return {name: part.detach() for name, part in parts.items()}
 
 
 def bfloat16_is_quicker(device: str) -> bool:
     """Whether products take less time in bfloat16: on CPUs without it, they take far more."""
+    if torch.device(device).type != "cpu":
+        return True
 
     def seconds(dtype: torch.dtype) -> float:
         matrix = torch.ones(512, 512, device=device, dtype=dtype)
@@ -521,51 +458,65 @@ def make_optimizers(model: CLIP, recipe: Recipe) -> list[torch.optim.Optimizer]:
     return [muon, torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.98), fused=True)]
 
 
-def batches(recipe: Recipe, seen: int, workers: int):
+def batches(recipe: Recipe, seen: int, device: str, workers: int):
     """All batches of the recipe after the first `seen` images, and whether they ask deep."""
     for stage in recipe.stages:
         start = min(seen, stage.images)
         seen -= start
         loader = DataLoader(
-            SceneData(stage, recipe.seed, recipe.varied),
+            SceneData(stage, recipe.varied),
             batch_size=stage.batch,
             sampler=range(start, stage.images),
             num_workers=workers,
             prefetch_factor=8 if workers else None,
+            pin_memory=torch.device(device).type == "cuda",
         )
-        for batch in loader:
-            yield *batch, stage.deep
+        for images, captions, present in loader:
+            yield images.to(device), captions, present.to(device), stage.deep
 
 
-def train(recipe: Recipe, folder: Path, output: Path, device: str, workers: int) -> None:
-    """Train from the checkpoint in `folder`, if there is one, to the end; write the weights."""
-    run = Training(recipe, device)
+def train(recipes: dict[Path, Recipe], folder: Path, device: str, workers: int) -> None:
+    """Train models on the same scenes, from the checkpoint in `folder`, if there is one, to the
+    end; write the weights of each to its path.
+
+    Raises ValueError for recipes that do not see the same scenes.
+    """
+    if len({(recipe.stages, recipe.varied) for recipe in recipes.values()}) > 1:
+        raise ValueError("models are trained together if their recipes have the same scenes")
+    runs = {path.stem: Training(recipe, device) for path, recipe in recipes.items()}
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint, log = folder / "checkpoint.pt", folder / "log.csv"
     if checkpoint.exists():
-        run.resume(torch.load(checkpoint, map_location=device, weights_only=True))
+        saved = torch.load(checkpoint, map_location=device, weights_only=True)
+        for name, run in runs.items():
+            run.resume(saved[name])
+    first = next(iter(runs.values()))
     saved = logged = time.monotonic()
-    history = []
-    progress = tqdm(total=run.total, initial=run.seen, unit="image", desc=output.stem)
-    for batch in batches(recipe, run.seen, workers):
-        history.append(run.step(*batch))
+    history = {name: [] for name in runs}
+    progress = tqdm(total=first.total, initial=first.seen, unit="image", desc=", ".join(runs))
+    for batch in batches(first.recipe, first.seen, device, workers):
+        for name, run in runs.items():
+            history[name].append(run.step(*batch))
         progress.update(len(batch[0]))
         now = time.monotonic()
-        if now - logged > LOG_EVERY or run.seen == run.total:
-            run.seconds += now - logged
-            means = {key: mean([h.get(key, math.nan) for h in history]) for key in LOGGED}
-            write_row(log, {"images": run.seen, "seconds": run.seconds} | means)
-            progress.set_postfix({key: f"{value:.3f}" for key, value in means.items()})
-            history, logged = [], now
-        if now - saved > SAVE_EVERY or run.seen == run.total:
+        if now - logged > LOG_EVERY or first.seen == first.total:
+            for name, parts in history.items():
+                means = {key: mean([p[key].item() for p in parts if key in p]) for key in LOGGED}
+                write_row(
+                    log, {"model": name, "images": first.seen, "seconds": now - logged} | means
+                )
+                parts.clear()
+            logged = now
+        if now - saved > SAVE_EVERY or first.seen == first.total:
             with whole_file(checkpoint) as unfinished:
-                torch.save(run.state(), unfinished)
+                torch.save({name: run.state() for name, run in runs.items()}, unfinished)
             saved = now
     progress.close()
-    weights = {k: v.half().contiguous().cpu() for k, v in run.model.state_dict().items()}
-    with whole_file(output) as unfinished:
-        save_file(weights, unfinished, metadata=configuration(recipe))
-    print(f"wrote {output}")
+    for (path, recipe), run in zip(recipes.items(), runs.values(), strict=True):
+        weights = {k: v.half().contiguous().cpu() for k, v in run.model.state_dict().items()}
+        with whole_file(path) as unfinished:
+            save_file(weights, unfinished, metadata=configuration(recipe))
+        print(f"wrote {path}")
 
 
 def configuration(recipe: Recipe) -> dict[str, str]:
@@ -584,27 +535,31 @@ def mean(values: list[float]) -> float:
     return sum(values) / len(values) if values else math.nan
 
 
-def write_row(path: Path, row: dict[str, float]) -> None:
+def write_row(path: Path, row: dict[str, str | float]) -> None:
     new = not path.exists()
     with path.open("a", newline="") as file:
         writer = csv.DictWriter(file, row)
         if new:
             writer.writeheader()
-        writer.writerow({key: round(value, 4) for key, value in row.items()})
+        writer.writerow({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()})
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description="Train an embedded model; resumes where it stopped"
+    parser = argparse.ArgumentParser(description="Train embedded models; resumes where it stopped")
+    parser.add_argument(
+        "names",
+        nargs="+",
+        choices=RECIPES,
+        metavar="NAME",
+        help=f"of {', '.join(RECIPES)}; several, if of the same scenes",
     )
-    parser.add_argument("name", choices=RECIPES)
-    parser.add_argument("--folder", type=Path, help="checkpoints and log (default: runs/<name>)")
+    parser.add_argument("--folder", type=Path, help="checkpoint and log (default: runs/<names>)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--workers", type=int, default=1, help="processes that draw scenes")
     args = parser.parse_args()
-    folder = args.folder or Path("runs") / args.name
-    output = scenes.HERE / f"{args.name}.safetensors"
-    train(RECIPES[args.name], folder, output, args.device, args.workers)
+    folder = args.folder or Path("runs") / "+".join(args.names)
+    recipes = {scenes.HERE / f"{name}.safetensors": RECIPES[name] for name in args.names}
+    train(recipes, folder, args.device, args.workers)
 
 
 if __name__ == "__main__":

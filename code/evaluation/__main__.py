@@ -19,7 +19,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from checkpoints import CheckpointError
+from checkpoints import EMBEDDED, CheckpointError
 from embedded.scenes import concepts
 from evaluation.datasets import FORMATS, DataSet
 from evaluation.folders import MaskedFolder
@@ -110,6 +110,7 @@ def measure(study: Study, pictures: list[Pictures]) -> None:
     if study.draws_anew():
         tasks["sanity"] = (study.sanity, few)
     tasks["presence"] = (study.presence, partial(everything, MANY))
+    tasks["others"] = (study.others, partial(everything, MANY))
     tasks["signs"] = (study.signs, partial(everything, MANY))
     if study.takes_last_grad_apart():
         tasks["parts of last grad"] = (study.parts_of_last_grad, partial(everything, MANY))
@@ -135,7 +136,7 @@ def main(arguments: list[str] | None = None) -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--models", nargs="+", default=["ViT-emoji", "RN-emoji"])
+    parser.add_argument("--models", nargs="+", default=EMBEDDED)
     parser.add_argument("--methods", nargs="+", help="default: all, and all baselines")
     parser.add_argument("--images", type=Path, help="a folder of pictures with masks, not scenes")
     parser.add_argument("--format", choices=FORMATS, help="of a data set that the folder is of")
@@ -144,7 +145,7 @@ def main(arguments: list[str] | None = None) -> None:
         "--prompt", type=template, help='default: "a {}", of a data set "a photo of a {}"'
     )
     parser.add_argument("--scenes", type=at_least_one, default=1000, help="for localisation")
-    parser.add_argument("--faithfulness", type=at_least_one, default=60, help="pictures")
+    parser.add_argument("--faithfulness", type=at_least_one, default=200, help="pictures")
     parser.add_argument("--sanity", type=at_least_one, default=40, help="pictures")
     default = vars(parser.parse_args([]))
     parser.add_argument("--output", type=Path, help="default: see above")

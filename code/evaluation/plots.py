@@ -141,13 +141,9 @@ def draw_cost(rows: Rows, costs: Rows) -> Figure:
 
 
 def draw_faithfulness(rows: Rows) -> Figure:
-    """Insertion and deletion of the similarity, on blurred and mean pictures."""
+    """Insertion and deletion, of the similarity and of the share among all prompts."""
     names = models(rows)
-    measures = [
-        f"{way}, similarity, {hidden}"
-        for hidden in ("blur", "mean")
-        for way in ("insertion", "deletion")
-    ]
+    measures = list(dict.fromkeys(row["measure"] for row in rows))
     heights = [len({row["method"] for row in chosen(rows, model=name)}) for name in names]
     figure = Figure(figsize=(12, 0.23 * sum(heights) + 0.8 * len(names)), layout="constrained")
     axes = figure.subplots(len(names), len(measures), squeeze=False, height_ratios=heights)

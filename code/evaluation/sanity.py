@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from checks import require_finite
 from model import VisionTransformer
-from saliency import image_encoder
+from recording.encoders import encoder_of
+from siglip import ImageTower
 
 Maps = Float[Tensor, "*batch row column"]
 
@@ -26,6 +27,11 @@ def parts(visual: nn.Module) -> list[tuple[str, list[nn.Parameter]]]:
         groups = {"projection": ("proj", "ln_post")}
         groups |= {f"block {i}": (blocks[i],) for i in reversed(range(len(blocks)))}
         groups["embedding"] = ("conv1", "class_embedding", "positional_embedding", "ln_pre")
+    elif isinstance(visual, ImageTower):
+        groups = {"attention pool": ("head", "post_layernorm")}
+        numbers = reversed(range(len(visual.encoder.layers)))
+        groups |= {f"block {i}": (f"encoder.layers.{i}.",) for i in numbers}
+        groups["embedding"] = ("embeddings",)
     else:
         groups = {"attention pool": ("attnpool",)}
         groups |= {f"layer {i}": (f"layer{i}.",) for i in (4, 3, 2, 1)}
@@ -45,7 +51,7 @@ def redrawn(parameter: nn.Parameter, generator: torch.Generator) -> Tensor:
 
 def cascade(model: nn.Module, seed: int = 0) -> Iterator[tuple[str, nn.Module]]:
     """Copies of the image encoder with ever more parts drawn anew; the first is untouched."""
-    visual = copy.deepcopy(image_encoder(model))
+    visual = copy.deepcopy(encoder_of(model).model)
     generator = torch.Generator().manual_seed(seed)
     yield "nothing", visual
     for name, parameters in parts(visual):

@@ -69,7 +69,7 @@ def as_batch(drawn: list[Scene], preprocessing: Preprocessing = OPENAI) -> Scene
 @torch.no_grad()
 def concept_features(model: nn.Module) -> Float[Tensor, "concept feature"]:
     """Unit features of `concept_phrases`."""
-    tokens = tokenize(concept_phrases()).to(model.positional_embedding.device)
+    tokens = tokenize(concept_phrases()).to(model.logit_scale.device)
     return F.normalize(model.encode_text(tokens).float(), dim=-1)
 
 

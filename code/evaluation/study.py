@@ -21,7 +21,7 @@ from safetensors.numpy import load_file, save_file
 from torch import Tensor, nn
 
 from evaluation.baselines import baselines
-from evaluation.faithfulness import insertion_deletion
+from evaluation.faithfulness import end_scores, insertion_deletion, score_of
 from evaluation.last_grad import VARIANTS, agreement, shares, variant_maps
 from evaluation.localisation import (
     all_measures,
@@ -37,10 +37,14 @@ from files import whole_file
 from methods import is_of_targets
 from model import CLIP, VisionTransformer
 from saliency import relevance_maps, resize_maps
+from siglip import SigLIP
 
 CODE = Path(__file__).resolve().parents[1]
-# What is made of samples does not change them.
-NOT_MEASURING = ("notebooks", "plots.py", "tables.py", "node_modules")
+# What is made of samples, or of other questions, does not change them.
+NOT_MEASURING = {"notebooks", "plots.py", "tables.py", "node_modules", "text.py", "map_use.py"}
+NOT_MEASURING |= {"explain.py", "dataset", "page", "widget.py", "thumbnails.py", "train.py"}
+
+ORIGINAL = ("last grad", "GradCAM")  # the defaults of the original project
 
 Columns = dict[str, np.ndarray]
 # Batches of pictures, of so many at most: the same ones, in the same order, at every call.
@@ -78,6 +82,7 @@ class Study:
         digest = hashlib.sha256(f"{prompts} {settings} {source_digest()}".encode())
         for value in explainer.network.state_dict().values():
             digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        self.ends = {}  # by the number of a batch's first picture: `end_scores`, for all methods
         self.folder = folder / f"{explainer.name[:40]}-{digest.hexdigest()[:12]}"
 
     def methods(self, visual: nn.Module | None = None) -> dict[str, Callable]:
@@ -102,7 +107,7 @@ class Study:
 
     def draws_anew(self) -> bool:
         """Whether the parts of the network are known, which `sanity` draws anew."""
-        return isinstance(self.explainer.network, CLIP)
+        return isinstance(self.explainer.network, CLIP | SigLIP)
 
     def measured(self, name: str, measure: Callable[[], Columns]) -> Columns:
         """What is on file under a name, or else measured now and filed."""
@@ -161,14 +166,13 @@ class Study:
         for numbers, batch in numbered(pictures(FEWER.get(name))):
             images, targets = self.asked(batch)
             maps = resize_maps(explain(images, targets[:, :1]).float(), images.shape[-2:])[:, 0]
-            concepts = batch.concepts[:, 0].to(images.device)
-            row = {"picture": numbers}
-            for kind in ("blur", "mean"):
-                areas = insertion_deletion(
-                    self.explainer.encoder, images, maps, self.features, concepts, kind
-                )
-                row |= {f"{key}, {kind}": values.cpu() for key, values in areas.items()}
-            rows.append(row)
+            asked = batch.concepts[:, 0].to(images.device)
+            score = score_of(self.explainer.encoder, self.features, asked)
+            first = int(numbers[0])
+            if first not in self.ends:
+                self.ends[first] = end_scores(score, images)
+            areas = insertion_deletion(score, images, maps, self.ends[first])
+            rows.append({"picture": numbers} | {key: value.cpu() for key, value in areas.items()})
         return stacked(rows)
 
     def sanity(self, pictures: Pictures) -> Columns:
@@ -234,6 +238,26 @@ class Study:
             rows.append({key: values.flatten() for key, values in row.items()})
         return stacked(rows) if rows else {}
 
+    def others(self, pictures: Callable[[], Iterable[SceneBatch]]) -> Columns:
+        """A row an object of pictures with several; a column "pointing, method | others": how well
+        the default and the original's method localise what speaks for a target and not for others.
+        """
+        rng, rows = np.random.default_rng(0), []
+        drawn = torch.from_numpy(rng.choice(len(self.features), min(8, len(self.features)), False))
+        for numbers, batch in numbered(pictures()):
+            if batch.concepts.shape[1] == 1:
+                continue
+            images, targets = self.asked(batch)
+            row = about(numbers, batch)
+            others = {"nothing": None, "all prompts": self.features, "the picture's": targets}
+            others["eight prompts"] = self.features[drawn.to(self.features.device)]
+            for name in {self.explainer.methods[0], *ORIGINAL} & set(self.explainer.methods):
+                for among, against in others.items():
+                    maps = self.explainer.maps(images, targets, name, against=against).cpu()
+                    row |= localised(f"{name} | {among}", maps, batch)
+            rows.append({key: values.flatten() for key, values in row.items()})
+        return stacked(rows) if rows else {}
+
     def presence(self, pictures: Callable[[], Iterable[SceneBatch]]) -> Columns:
         """A row a picture: for an object that is there and for a concept that is not, how much
         relevance (its sum) each method finds, positive and negative, and the cosine. A picture that
@@ -263,7 +287,7 @@ def source_digest() -> str:
     """Of the code that measures, and of the drawings that scenes are made of."""
     digest = hashlib.sha256()
     for path in sorted(path for kind in ("py", "json", "png") for path in CODE.rglob(f"*.{kind}")):
-        if not set(path.relative_to(CODE).parts) & set(NOT_MEASURING):
+        if not NOT_MEASURING & set(path.relative_to(CODE).parts):
             digest.update(f"{path.relative_to(CODE)}".encode() + path.read_bytes())
     return digest.hexdigest()
 

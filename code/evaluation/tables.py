@@ -3,6 +3,7 @@
 import csv
 import io
 from collections.abc import Iterator, Sequence
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 from evaluation.baselines import baselines
 from evaluation.localisation import MEASURES
 from evaluation.sanity import parts
-from evaluation.study import Columns, Study
+from evaluation.study import ORIGINAL, Columns, Study
 from files import whole_file
 from intervals import interval
 
@@ -171,6 +172,22 @@ def signs(study: Study) -> Rows:
     return rows
 
 
+def others(study: Study) -> Rows:
+    """How much better a method localises what speaks for a target and not for others."""
+    columns = study.on_file("others")
+    rows = []
+    for name in columns:
+        measure, _, asked = name.partition(", ")
+        method, _, among = asked.partition(" | ")
+        if among and among != "nothing":
+            _, plain = by_picture(columns, f"{measure}, {method} | nothing")
+            _, values = by_picture(columns, name)
+            row = {"model": study.explainer.name, "method": method, "against": among}
+            more = {"pictures": len(values)}
+            rows.append(row | {"measure": measure} | summary(values - plain) | more)
+    return rows
+
+
 def variants(study: Study) -> Rows:
     """How well the variants of `last grad` localise."""
     rows = []
@@ -194,27 +211,34 @@ def gain(
     return sign * (mine[here] - yours[there])
 
 
-def against_baselines(study: Study) -> Rows:
-    """How much better each method is than the baseline that is best in that measure, on the same
-    pictures; better means less in deletion.
+def against(study: Study) -> Rows:
+    """How much better each method is, on the same pictures, than the baseline and than the method
+    that are best in that measure, and than the original project's; better means less in deletion.
     """
     rows = []
     for kind in ("localisation", "faithfulness"):
         found = list(tasks(study, kind))
-        methods = [(one["method"], columns) for one, columns in found if one["kind"] == "method"]
-        known = [(one["method"], columns) for one, columns in found if one["kind"] == "baseline"]
-        if not (methods and known):
+        methods = {one["method"]: columns for one, columns in found if one["kind"] == "method"}
+        known = {one["method"]: columns for one, columns in found if one["kind"] == "baseline"}
+        if not methods:
             continue
-        measures = MEASURES if kind == "localisation" else methods[0][1].keys() - {"picture"}
-        for measure in sorted(measures):
-            sign = -1 if measure.startswith("deletion") else 1
-            best, theirs = max(known, key=lambda one: sign * one[1][measure].mean())
-            for method, ours in methods:
-                values = gain(ours, theirs, measure)
-                row = {"model": study.explainer.name, "method": method, "baseline": best}
-                more = {"pictures": len(values)}
-                rows.append(row | {"measure": measure} | summary(values) | more)
+        measures = MEASURES if kind == "localisation" else next(iter(methods.values())).keys()
+        for measure in sorted(set(measures) - {"picture"}):
+            rivals = {"best method": best(methods, measure), "best baseline": best(known, measure)}
+            rivals["the original's"] = next((one for one in ORIGINAL if one in methods), None)
+            for (rival, than), (method, ours) in product(rivals.items(), methods.items()):
+                if than not in (None, method):
+                    values = gain(ours, (methods | known)[than], measure)
+                    row = {"model": study.explainer.name, "method": method, "rival": rival}
+                    more = {"pictures": len(values)}
+                    rows.append(row | {"than": than, "measure": measure} | summary(values) | more)
     return rows
+
+
+def best(found: dict[str, Columns], measure: str) -> str | None:
+    """The name of what is best in a measure, if there is anything."""
+    sign = -1 if measure.startswith("deletion") else 1
+    return max(found, key=lambda name: sign * found[name][measure].mean(), default=None)
 
 
 def last_grad_against(study: Study) -> Rows:
@@ -247,9 +271,10 @@ TABLES = {
     "sanity": sanity,
     "presence": presence,
     "signs": signs,
+    "others": others,
     "last_grad": last_grad,
     "variants": variants,
-    "against_baselines": against_baselines,
+    "against": against,
     "last_grad_against": last_grad_against,
 }
 

@@ -150,12 +150,12 @@ MASKING = {
 }
 
 METHODS = {
-    "last grad": Method(last_grad, record_readers),
-    "all grads": Method(all_grads, record_matrices, whole=True),
-    "gradcam": Method(gradcam, record_readers),
     "direct": Method(direct, record_direct, ("CLS", "probe")),
     "direct signed": Method(direct_signed, record_direct, ("CLS", "probe"), signed=True),
     "path": Method(path, record_path, ("CLS", "probe")),
+    "last grad": Method(last_grad, record_readers),
+    "all grads": Method(all_grads, record_matrices, whole=True),
+    "gradcam": Method(gradcam, record_readers),
     "Grad-ECLIP": Method(grad_eclip, record_similarity, ("CLS",)),
     "Grad-ECLIP, one head": Method(grad_eclip, record_one_head, ("CLS",), ours_alone=True),
     "LeGrad": Method(legrad, record_own_scores, ("CLS",), whole=True),

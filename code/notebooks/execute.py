@@ -26,6 +26,7 @@ from files import whole_file
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE.parents[1] / "results"
+WIDGET = "application/vnd.jupyter.widget-view+json"
 NAMES = sorted(path.stem for path in HERE.glob("[!.]*.ipynb"))
 
 
@@ -46,6 +47,8 @@ def execute(name: str) -> nbformat.NotebookNode:
                 cell.outputs = []
                 client.execute_cell(cell, index, execution_count=None)
                 cell.outputs = [output for output in cell.outputs if not is_progress(output)]
+                for output in cell.outputs:  # widgets end with their kernel: their pictures stay
+                    output.get("data", {}).pop(WIDGET, None)
     number = 0
     for cell in notebook.cells:
         if cell.cell_type == "code":

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from checks import require_finite, require_tensor, type_name
 from model import CLIP, ModifiedResNet, VisionTransformer, patch_grid
 from preprocessing import OPENAI, Preprocessing, preprocessing_of
-from siglip import SigLIP
+from siglip import ImageTower, SigLIP
 
 Images = Float[Tensor, "image 3 height width"] | Mapping[str, Tensor]
 Grid = tuple[int, int]
@@ -114,14 +114,13 @@ def encoder_of(model: Any) -> Encoder:
     bare = unwrapped(model)
     visual = getattr(bare, "visual", bare)
     visual = getattr(visual, "_orig_mod", visual)
-    if isinstance(visual, VisionTransformer | ModifiedResNet):
+    if isinstance(visual, VisionTransformer | ModifiedResNet | ImageTower):
         encodes = getattr(bare, "encode_image", None)  # a subclass may have its own
-        own = isinstance(bare, CLIP) and getattr(encodes, "__func__", None) is not CLIP.encode_image
+        known = (CLIP.encode_image, SigLIP.encode_image)
+        own = isinstance(bare, CLIP | SigLIP) and getattr(encodes, "__func__", None) not in known
         owner, encode = (bare, encodes) if own else (visual, visual.__call__)
-        return Encoder(owner, encode, pixels=preprocessing_of(visual))
-    if isinstance(bare, SigLIP):
-        side = visual.input_resolution
-        return Encoder(bare, bare.encode_image, pixels=preprocessing_of(visual), size=(side, side))
+        size = (visual.input_resolution,) * 2 if isinstance(visual, ImageTower) else None
+        return Encoder(owner, encode, pixels=preprocessing_of(visual), size=size)
     for library, encoder in FROM.items():
         if any(kind.__module__.split(".")[0] == library for kind in type(bare).__mro__):
             return encoder(bare)

@@ -1,31 +1,29 @@
 // Opens a gallery and uses it as a reader would; prints what is seen as JSON.
-import { launch } from "./start.mjs";
+import { open } from "./start.mjs";
 
 const [, , page_file] = process.argv;
-const browser = await launch();
+const { browser, page, heard } = await open();
 try {
-  const page = await browser.newPage();
-  const errors = [], requests = [];
-  page.on("pageerror", error => errors.push(String(error)));
-  page.on("console", message => message.type() === "error" && errors.push(message.text()));
-  page.on("request", request => requests.push(request.url()));
-  const started = Date.now();
+  const since = started => (performance.now() - started) / 1000;  // seconds
+  const started = performance.now(), times = {};
   await page.goto(`file://${page_file}`);
   await page.waitForSelector("canvas[data-drawn]");
-  const opened = Date.now() - started;
+  times.open = since(started);
   const texts = kind => page.$$eval(`figcaption .${kind}`, all => all.map(one => one.textContent));
   const choose = async (id, value) => {
+    const started = performance.now();
     await page.$eval(`#${id}`, (one, value) => {
       one.value = value;
       one.dispatchEvent(new Event("input"));
     }, value);
+    return since(started);
   };
-  const seen = { opened, first: await texts("path"), where: await page.$eval("#where", w => w.textContent) };
+  const seen = { times, first: await texts("path"), where: await page.$eval("#where", w => w.textContent) };
   seen.targets = await page.$$eval("#target option", all => all.map(one => one.textContent));
   await choose("target", "1");
-  await choose("order", "high");
+  times.sort = await choose("order", "high");
   seen.sorted = (await texts("score")).map(Number);
-  await choose("from", String(seen.sorted[2] - 0.01));
+  times.filter = await choose("from", String(seen.sorted[2] - 0.01));
   seen.filtered = (await texts("score")).map(Number);
   await choose("from", "");
   await choose("name", "07");
@@ -44,12 +42,14 @@ try {
   seen.errors = await texts("error");
   await choose("which", "good");
   seen.pages = [await texts("path")];
+  const turning = performance.now();
   while (await page.$eval("#after", button => !button.disabled)) {
     await page.click("#after");
     seen.pages.push(await texts("path"));
   }
-  seen.problems = errors;
-  seen.asked = requests.filter(url => !url.startsWith("data:"));
+  times.turn = since(turning) / seen.pages.length;
+  seen.problems = heard.errors;
+  seen.asked = heard.asked;
   console.log(JSON.stringify(seen));
 } finally {
   await browser.close();

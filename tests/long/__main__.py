@@ -35,7 +35,7 @@ def in_this_process(what: str) -> None:
     """Run one check and print its outcome as JSON."""
     torch.set_num_threads(1)
     matplotlib.use("Agg")
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, resource.getrlimit(resource.RLIMIT_AS)[1]))
     print(json.dumps(vars(CHECKS[what].tally(CHECKS[what].cases))))
 
 

@@ -9,6 +9,7 @@ import fuzzed_calls
 import fuzzed_files
 import laws
 import many_pictures
+import many_rows
 from outcomes import Tally
 
 
@@ -52,5 +53,6 @@ CHECKS = {
         Check(downloads.two_at_once, 20, 1),
         Check(full_disks.full_disks, 800, 16),
         Check(many_pictures.killed_runs, 5000, 0),
+        Check(many_rows.pages_of_many_rows, 10_000, 0),
     )
 }

@@ -1,7 +1,8 @@
 """README's commands, in its order, in a fresh clone: what README's tables are set from must stay.
 
 They run with this environment, small where they would take long, and on embedded models in the
-place of those that are downloaded. Left out are the tests, and what measures the tables anew.
+place of those that are downloaded. Left out are the tests, what measures the tables anew, and the
+cluster, which test_explain_ray.py starts.
 """
 
 import os
@@ -19,6 +20,7 @@ SMALL = "--scenes 2 --faithfulness 1 --sanity 1"
 COMMANDS = {  # what README says: what is run
     "make demo": f'{PYTHON} code/explain.py "Images/car&bicycle&tree.png" "a car" --out demo.png',
     "make test": "",
+    "make page-serve": "",
     f'{PYTHON} code/explain.py photo.jpg "a cat" "a dog" --model ViT-B/32 --model RN50': (
         f'{PYTHON} code/explain.py photo.jpg "a cat" "a dog" --model ViT-emoji --model RN-emoji'
     ),

@@ -111,7 +111,7 @@ def killed_runs(tally: Tally, cases: int) -> None:
         if max(memory) > min(MOST, FLAT * max(middle, 2**28)):
             tally.wrong.append(f"memory grows from {middle:,} to {max(memory):,} bytes")
         judge(tally, good, list(read_rows(place / "out", ("id", "path", "error"))))
-        if left := list((place / "out").glob(".*")):
+        if left := list((place / "out").glob(".unfinished*")):
             tally.wrong.append(f"it leaves {left}")
 
 
