@@ -52,7 +52,8 @@ evaluate: $(VENV)/.run ## measure every method on the embedded models, into resu
 	$(BIN)/python -m evaluation.text
 
 check-evaluation: $(VENV)/.run ## the same on a few scenes, into a temporary folder
-	folder=$$(mktemp -d) && $(BIN)/python -m evaluation --scenes 8 --faithfulness 2 --sanity 2 \
+	folder=$$(mktemp -d) && $(BIN)/python -m evaluation --models ViT-plain RN-plain SigLIP-emoji \
+	  --scenes 8 --faithfulness 2 --sanity 2 \
 	  --methods "last grad" "all grads" gradcam attention GradCAM LayerCAM centre random edges \
 	  --output $$folder --runs $$folder/runs && \
 	  $(BIN)/python -m evaluation.map_use --choose 4 --judge 4 --output $$folder && \
