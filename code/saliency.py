@@ -30,9 +30,10 @@ from recording import forget_attention, pooling_of, record_matrices
 from recording.encoders import Encoder, Images, encoder_of
 from recording.runs import NoAttention, OtherPooling, image_count
 from recording.stages import Encoded, last_stage
+from recording.streams import NotAdding
 
 RESNET_METHODS = POOL_METHODS | CAMS
-ANY_POOLING = "last grad"  # the default where the first method of the table does not explain
+OF_ANY = "last grad"  # the default where the first method of the table does not explain
 READ_FROM = {"CLS": "CLS", "probe": "an attention pool", "average": "an average of tokens"}
 
 __all__ = [
@@ -65,8 +66,8 @@ def relevance_maps(
     targets: features of texts, images or emotions, [K, D] (all of them for every image) or
         [B, K, D] (for each image its own). Their length does not matter, only their direction.
     method: one of `methods(model)`; by default "direct" for a network whose features are read from
-        CLS or by a probe, "last grad" from an average, "pool" for a ResNet of ours, and "GradCAM"
-        for another network that does not attend.
+        CLS or by a probe, "last grad" for one that `direct` does not explain, "pool" for a ResNet
+        of ours, and "GradCAM" for another network that does not attend.
     negative: explain dissimilarity, the negated cosine, instead.
     start_block: of a ViT: relevance collects over the blocks from this one on (negative: from the
         end); by default over all, and for CLIP Surgery over the last six. Chefer advises to
@@ -127,12 +128,13 @@ def direction_maps(
         factor = -scale if negative else scale
         try:
             return attention_maps(encoder, images, directions, chosen, start_block, factor)
-        except OtherPooling:
-            if method is not None:
-                pooling = found_pooling(encoder, images)
-                raise ValueError(why_not(method, chosen, pooling)) from None
-            chosen = table[ANY_POOLING]
-            return attention_maps(encoder, images, directions, chosen, start_block, factor)
+        except (OtherPooling, NotAdding) as error:
+            if method is None:
+                chosen = table[OF_ANY]
+                return attention_maps(encoder, images, directions, chosen, start_block, factor)
+            if isinstance(error, NotAdding):
+                raise
+            raise ValueError(why_not(method, chosen, found_pooling(encoder, images))) from None
         except NoAttention as error:
             if method is not None:
                 known = ", ".join(CAMS | MASKING)

@@ -96,7 +96,10 @@ def test_tokens_behind_the_patches_are_not_taken_for_patches():
         explain(from_module(Patched(before=1, behind=2)))
     with pytest.raises(ValueError, match=r"the last 16 of 19 tokens are not the patches"):
         explain(from_module(Patched(before=1, behind=2)), method="all grads")
-    assert explain(from_module(Patched(before=3))).shape == (2, 1, 4, 4)
+    adding_is_not_all = from_module(Patched(before=3))  # so `direct` is no default for it
+    found = explain(adding_is_not_all)
+    assert found.shape == (2, 1, 4, 4)
+    assert torch.equal(found, explain(adding_is_not_all, method="last grad"))
 
 
 # Attention that is not seen

@@ -209,7 +209,7 @@ def test_a_method_is_given_by_its_name(visual, images, targets, method):
         lambda: relevance_maps(visual, images, targets, method),
         lambda: interpret_vit(images[:1], targets[:1], visual, "cpu", method),
     ):
-        with pytest.raises(TypeError, match="method must be a name, such as 'last grad'; got"):
+        with pytest.raises(TypeError, match="method must be a name, such as 'direct'; got"):
             explain()
 
 

@@ -462,4 +462,5 @@ def test_every_notebook_is_committed_executed_and_without_errors():
         code = [cell for cell in cells if cell.cell_type == "code"]
         assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1)), path
         assert not [out for cell in code for out in cell.outputs if out.output_type == "error"]
-        assert not re.search(r"/(root|home|work|tmp)/", path.read_text()), path
+        words = re.sub(r"[A-Za-z0-9+/=\\n]{200,}", "", path.read_text())  # and no pictures
+        assert not re.search(r"/(root|home|work|tmp)/", words), path

@@ -196,9 +196,9 @@ def test_matrices_taken_at_once_are_bounded(visual):
     assert 2**24 - pair < most <= 2**24
 
 
-def test_last_grad_is_the_default_and_a_whole_clip_stands_for_its_encoder(clip, images, targets):
+def test_direct_is_the_default_and_a_whole_clip_stands_for_its_encoder(clip, images, targets):
     maps = relevance_maps(clip, images, targets)
-    assert torch.equal(maps, relevance_maps(clip.visual, images, targets, "last grad"))
+    assert torch.equal(maps, relevance_maps(clip.visual, images, targets, "direct"))
 
 
 # Dtypes and modes
