@@ -37,7 +37,7 @@ from evaluation.last_grad import VARIANTS, agreement, shares, variant_maps
 from evaluation.localisation import average_precision, best_iou, where_it_lies
 from evaluation.sanity import cascade, parts, randomisation, rank_correlation
 from evaluation.scene_sets import SceneBatch
-from evaluation.study import Study, numbered
+from evaluation.study import FEWER, Study, numbered
 from evaluation.tables import by_picture, gain
 from intervals import interval
 from methods import METHODS
@@ -509,6 +509,18 @@ def measure(model, folder, *more, methods=("gradcam", "centre"), figures=False):
     with nullcontext() if figures else patch.object(evaluate, "draw_all"):
         main(arguments)
     return {path.stem: rows_of(path) for path in (folder.parent / "out").glob("*.csv")}
+
+
+def test_a_method_may_be_measured_on_fewer_pictures_of_a_batch(small_models, tmp_path, monkeypatch):
+    monkeypatch.setitem(FEWER, "gradcam", 2)
+    counts = ["--scenes", "4", "--faithfulness", "3", "--sanity", "1"]
+    places = ["--output", str(tmp_path / "out"), "--runs", str(tmp_path / "runs")]
+    methods = ["--methods", "last grad", "gradcam"]
+    with patch.object(evaluate, "draw_all"):
+        main(["--models", small_models["vit"], *counts, *places, *methods])
+    rows = rows_of(tmp_path / "out" / "faithfulness.csv")
+    found = {(row["method"], row["pictures"]) for row in rows}
+    assert found == {("last grad", "3"), ("gradcam", "2")}
 
 
 def test_it_goes_on_where_it_was_stopped(small_models, small_folder, monkeypatch):

@@ -82,7 +82,7 @@ class Study:
         digest = hashlib.sha256(f"{prompts} {settings} {source_digest()}".encode())
         for value in explainer.network.state_dict().values():
             digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-        self.ends = {}  # by the number of a batch's first picture: `end_scores`, for all methods
+        self.ends = {}  # by the numbers of a batch's pictures: `end_scores`, for all methods
         self.folder = folder / f"{explainer.name[:40]}-{digest.hexdigest()[:12]}"
 
     def methods(self, visual: nn.Module | None = None) -> dict[str, Callable]:
@@ -168,10 +168,10 @@ class Study:
             maps = resize_maps(explain(images, targets[:, :1]).float(), images.shape[-2:])[:, 0]
             asked = batch.concepts[:, 0].to(images.device)
             score = score_of(self.explainer.encoder, self.features, asked)
-            first = int(numbers[0])
-            if first not in self.ends:
-                self.ends[first] = end_scores(score, images)
-            areas = insertion_deletion(score, images, maps, self.ends[first])
+            shown = tuple(numbers.tolist())
+            if shown not in self.ends:
+                self.ends[shown] = end_scores(score, images)
+            areas = insertion_deletion(score, images, maps, self.ends[shown])
             rows.append({"picture": numbers} | {key: value.cpu() for key, value in areas.items()})
         return stacked(rows)
 
