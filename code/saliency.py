@@ -9,6 +9,7 @@ may explain with one model. What its blocks hold of other images (`attn_probs`) 
 
 import math
 from collections.abc import Callable
+from contextlib import suppress
 
 import torch
 from jaxtyping import Float
@@ -33,7 +34,7 @@ from recording.stages import Encoded, last_stage
 from recording.streams import NotAdding
 
 RESNET_METHODS = POOL_METHODS | CAMS
-OF_ANY = "last grad"  # the default where the first method of the table does not explain
+DEFAULTS = ("direct", "path", "last grad")  # of networks that attend: the first that explains
 READ_FROM = {"CLS": "CLS", "probe": "an attention pool", "average": "an average of tokens"}
 
 __all__ = [
@@ -65,9 +66,9 @@ def relevance_maps(
         of 32 (ResNet). What a processor of NaFlex models returns is taken as it is.
     targets: features of texts, images or emotions, [K, D] (all of them for every image) or
         [B, K, D] (for each image its own). Their length does not matter, only their direction.
-    method: one of `methods(model)`; by default "direct" for a network whose features are read from
-        CLS or by a probe, "last grad" for one that `direct` does not explain, "pool" for a ResNet
-        of ours, and "GradCAM" for another network that does not attend.
+    method: one of `methods(model)`; by default the first of "direct", "path" and "last grad" that
+        explains the network; "pool" for a ResNet of ours, "GradCAM" for another network that does
+        not attend.
     negative: explain dissimilarity, the negated cosine, instead.
     start_block: of a ViT: relevance collects over the blocks from this one on (negative: from the
         end); by default over all, and for CLIP Surgery over the last six. Chefer advises to
@@ -127,13 +128,10 @@ def direction_maps(
             )
         factor = -scale if negative else scale
         try:
+            if method is None and not of_resnet:
+                return default_maps(encoder, images, directions, start_block, factor)
             return attention_maps(encoder, images, directions, chosen, start_block, factor)
-        except (OtherPooling, NotAdding) as error:
-            if method is None:
-                chosen = table[OF_ANY]
-                return attention_maps(encoder, images, directions, chosen, start_block, factor)
-            if isinstance(error, NotAdding):
-                raise
+        except OtherPooling:
             raise ValueError(why_not(method, chosen, found_pooling(encoder, images))) from None
         except NoAttention as error:
             if method is not None:
@@ -196,6 +194,17 @@ def attention_maps(
         images, directions = prepared(encoder, images, directions, factor)
         maps = method.explain(encoder, images, directions, start_block)
     return finite(maps)
+
+
+def default_maps(
+    encoder: Encoder, images: Images, directions: Tensor, start_block: int | None, factor: float
+) -> Maps:
+    """By the first of DEFAULTS that explains the network."""
+    *others, last = (METHODS[name] for name in DEFAULTS)
+    for method in others:
+        with suppress(OtherPooling, NotAdding):
+            return attention_maps(encoder, images, directions, method, start_block, factor)
+    return attention_maps(encoder, images, directions, last, start_block, factor)
 
 
 def why_not(name: str, method: Method, pooling: str) -> str:
@@ -271,13 +280,30 @@ def finite(maps: Maps) -> Maps:
 def methods(model: nn.Module | Encoder) -> dict:
     """The methods that explain a model, by name; the first is the default.
 
-    For a model that is not of ours, it runs on an empty picture once.
+    A model that is not of ours runs on an empty picture, to find out.
     """
     encoder = encoder_of(model)
     if encoder.runs(VisionTransformer, ModifiedResNet):
         return candidates(encoder)
-    pooling = found_pooling(encoder, encoder.example())
-    return explaining(pooling) if pooling else CAMS | MASKING
+    images = encoder.example()
+    pooling = found_pooling(encoder, images)
+    if not pooling:
+        return CAMS | MASKING
+    refused = refused_records(encoder, images)
+    return {name: one for name, one in explaining(pooling).items() if one.record not in refused}
+
+
+def refused_records(encoder: Encoder, images: Images) -> set[Callable]:
+    """What the methods of DEFAULTS record, as far as the blocks of the network do not allow it."""
+    with torch.no_grad(), undisturbed(encoder.weight.device):
+        directions = target_directions(encoder.encode(encoder.placed(images)))
+    refused = set()
+    for method in (METHODS[name] for name in DEFAULTS):
+        try:
+            attention_maps(encoder, images, directions, method, None, 1.0)
+        except (OtherPooling, NotAdding):
+            refused.add(method.record)
+    return refused
 
 
 def found_pooling(encoder: Encoder, images: Images) -> str | None:

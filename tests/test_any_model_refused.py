@@ -96,10 +96,18 @@ def test_tokens_behind_the_patches_are_not_taken_for_patches():
         explain(from_module(Patched(before=1, behind=2)))
     with pytest.raises(ValueError, match=r"the last 16 of 19 tokens are not the patches"):
         explain(from_module(Patched(before=1, behind=2)), method="all grads")
-    adding_is_not_all = from_module(Patched(before=3))  # so `direct` is no default for it
-    found = explain(adding_is_not_all)
-    assert found.shape == (2, 1, 4, 4)
-    assert torch.equal(found, explain(adding_is_not_all, method="last grad"))
+    assert explain(from_module(Patched(before=3))).shape == (2, 1, 4, 4)
+
+
+def test_blocks_that_do_more_than_add_are_explained_by_path():
+    model = Patched(before=3)  # normalises the stream behind each block
+    default = explain(from_module(model))
+    with pytest.raises(ValueError, match=r"need blocks that add .*: path takes it"):
+        explain(from_module(model), method="direct")
+    torch.testing.assert_close(default, explain(from_module(model), method="path"))
+    first, *_ = known = methods(Encoder(model, model.__call__, size=(64, 64)))
+    assert first == "path"
+    assert not {"direct", "direct signed"} & known.keys()
 
 
 # Attention that is not seen
