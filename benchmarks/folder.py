@@ -20,7 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import torch
-from table import MIB, machine, save
+from table import MIB, machine, tell
 from throughput import TARGETS, draw
 from worker import high_water
 
@@ -111,10 +111,7 @@ def main(arguments: list[str] | None = None) -> None:
             for way in args.ways
             for row in measured(way, args.model, pictures, Path(name) / way)
         ]
-    for row in rows:
-        print(row)
-    if args.output:
-        save(rows, args.output)
+    tell(rows, args.output)
 
 
 if __name__ == "__main__":

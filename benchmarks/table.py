@@ -158,6 +158,14 @@ def show_verdicts(rows: list[Row], aims: tuple[Aim, ...]) -> None:
             print(f"{'met' if met else 'NOT met':<9}{case}: {said}")
 
 
+def tell(rows: list[dict], output: Path | None) -> None:
+    """Print the rows, and save them where that is asked."""
+    for row in rows:
+        print(row)
+    if output:
+        save(rows, output)
+
+
 def save(rows: list[dict], path: Path, device: str = "cpu") -> None:
     """As CSV, with what they were measured on; whole or not at all."""
     here = {

@@ -28,7 +28,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "code"))
 
-from table import MIB, machine, save
+from table import MIB, machine, tell
 from worker import peak_resident
 
 from dataset.decoding import Decoder, Decoders
@@ -134,10 +134,7 @@ def main(arguments: list[str] | None = None) -> None:
         pictures = draw(Path(name) / "pictures", args.images)
         place, options = Path(name), (args.workers, args.rounds)
         rows = [row for one in args.models for row in measured(one, pictures, place, *options)]
-    for row in rows:
-        print(row)
-    if args.output:
-        save(rows, args.output)
+    tell(rows, args.output)
 
 
 if __name__ == "__main__":

@@ -220,6 +220,12 @@ def test_other_scenes_are_not_trained_on_together(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_checkpoint_of_other_models_is_not_gone_on_with(tmp_path):
+    run(tmp_path)
+    with pytest.raises(ValueError, match="is not of another: give another --folder"):
+        train({tmp_path / "another": RECIPE}, tmp_path, "cpu", workers=0)
+
+
 @pytest.mark.parametrize(
     "caption", ["", "a horse, a cow and a woman's hat on sand", "an ice cream on a grey background"]
 )

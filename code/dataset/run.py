@@ -153,7 +153,7 @@ def locked(out: Path) -> Iterator[None]:
         raise ValueError(
             f"another command writes into {out}: wait for its end, or give another folder"
         ) from None
-    except (OSError, NotImplementedError) as error:
+    except (OSError, NotImplementedError) as error:  # the latter of file systems without locks
         raise ValueError(f"cannot lock {out / LOCK}: {error}") from error
     try:
         yield

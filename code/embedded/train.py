@@ -479,7 +479,8 @@ def train(recipes: dict[Path, Recipe], folder: Path, device: str, workers: int) 
     """Train models on the same scenes, from the checkpoint in `folder`, if there is one, to the
     end; write the weights of each to its path.
 
-    Raises ValueError for recipes that do not see the same scenes.
+    Raises ValueError for recipes that do not see the same scenes, and for a folder with a
+    checkpoint of other models.
     """
     if len({(recipe.stages, recipe.varied) for recipe in recipes.values()}) > 1:
         raise ValueError("models are trained together if their recipes have the same scenes")
@@ -488,6 +489,8 @@ def train(recipes: dict[Path, Recipe], folder: Path, device: str, workers: int) 
     checkpoint, log = folder / "checkpoint.pt", folder / "log.csv"
     if checkpoint.exists():
         saved = torch.load(checkpoint, map_location=device, weights_only=True)
+        if saved.keys() != runs.keys():
+            raise ValueError(f"{checkpoint} is not of {', '.join(runs)}: give another --folder")
         for name, run in runs.items():
             run.resume(saved[name])
     first = next(iter(runs.values()))
@@ -559,7 +562,10 @@ def main() -> None:
     args = parser.parse_args()
     folder = args.folder or Path("runs") / "+".join(args.names)
     recipes = {scenes.HERE / f"{name}.safetensors": RECIPES[name] for name in args.names}
-    train(recipes, folder, args.device, args.workers)
+    try:
+        train(recipes, folder, args.device, args.workers)
+    except ValueError as error:
+        parser.error(str(error))
 
 
 if __name__ == "__main__":
