@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -131,6 +132,15 @@ class Explainer:
         """Relevance of each word of each text, see `text_saliency.py`."""
         reads = self.network if isinstance(self.network, CLIP | SigLIP) else self.encoder
         return text_relevance(reads, texts, targets, method)
+
+
+def digest_of(network: nn.Module) -> str:
+    """Of all weights, with their names."""
+    digest = sha256()
+    for name, tensor in sorted(network.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def loaded(name: str) -> tuple[nn.Module, Encoder]:

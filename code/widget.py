@@ -22,10 +22,10 @@ from PIL import Image
 
 from checks import type_name
 from clip_ import make_preprocess, to_rgb, tokenize
-from dataset.run import is_signed
 from explainer import Explainer
 from figures import Panel, grid
 from image_utils import as_picture, open_image, show_cam_on_image, to_bytes
+from methods import is_signed
 from model import CLIP
 from preprocessing import preprocessing_of
 from recording.encoders import Encoder, encoder_of

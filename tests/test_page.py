@@ -92,6 +92,16 @@ def test_models_that_the_page_cannot_show_are_refused(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_folder_of_somebodys_is_left_alone(tmp_path):
+    onnxruntime()
+    from page import build
+
+    (tmp_path / "index.html").write_text("mine")
+    with pytest.raises(ValueError, match="holds other things than the page"):
+        build.build(tmp_path)
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["mine"]
+
+
 @pytest.fixture(scope="module")
 def site():
     """The address of the page, written anew where something has changed."""

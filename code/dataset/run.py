@@ -17,16 +17,15 @@ from typing import Any
 import PIL
 import torch
 from filelock import FileLock, Timeout
-from torch import nn
 from tqdm import tqdm
 
 from dataset.decoding import Decoder, Decoders
 from dataset.reading import SETTINGS, count_errors, read_rows, read_settings, shard_path, shards
 from dataset.shard import Job, explain_shard
 from dataset.sources import LISTING, Entry, entries, listing
-from explainer import Explainer
+from explainer import Explainer, digest_of
 from files import whole_file
-from methods import METHODS, POOL_METHODS
+from methods import is_signed
 from question import Question
 
 FREE = ("sources", "versions")  # settings that may differ between runs into one folder
@@ -105,20 +104,6 @@ def planned(
     with locked(out):
         keep_settings(out, settings)
         yield Plan(tuple(sources), out, job, total, size)
-
-
-def is_signed(method: str) -> bool:
-    known = (METHODS | POOL_METHODS).get(method)  # CAMs speak for a target only
-    return known is not None and known.signed
-
-
-def digest_of(network: nn.Module) -> str:
-    """Of all weights, with their names."""
-    digest = sha256()
-    for name, tensor in sorted(network.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()
 
 
 def digest_of_file(path: Path) -> str:

@@ -32,7 +32,7 @@ from evaluation.localisation import (
 )
 from evaluation.sanity import cascade, rank_correlation
 from evaluation.scene_sets import SceneBatch, absent_concepts
-from explainer import Explainer
+from explainer import Explainer, digest_of
 from files import whole_file
 from methods import is_of_targets
 from model import CLIP, VisionTransformer
@@ -79,9 +79,8 @@ class Study:
         if isinstance(explainer.network, CLIP):  # a ResNet is quicker so, on a CPU
             explainer.network.to(memory_format=torch.channels_last)
         self.features = explainer.texts(prompts)
-        digest = hashlib.sha256(f"{prompts} {settings} {source_digest()}".encode())
-        for value in explainer.network.state_dict().values():
-            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        weights = digest_of(explainer.network)
+        digest = hashlib.sha256(f"{prompts} {settings} {source_digest()} {weights}".encode())
         self.ends = {}  # by the numbers of a batch's pictures: `end_scores`, for all methods
         self.folder = folder / f"{explainer.name[:40]}-{digest.hexdigest()[:12]}"
 

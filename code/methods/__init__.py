@@ -191,3 +191,9 @@ def is_of_targets(name: str | None) -> bool:
     """Whether the maps of a method differ from target to target."""
     method = (METHODS | POOL_METHODS).get(name)
     return method is None or method.of_targets
+
+
+def is_signed(name: str) -> bool:
+    """Whether negative relevance by a method speaks against a target; by CAMs there is none."""
+    method = (METHODS | POOL_METHODS).get(name)
+    return method is not None and method.signed

@@ -22,9 +22,9 @@ from pathlib import Path
 from checkpoints import EMBEDDED
 from checkpoints.errors import CheckpointError
 from clip_ import load
-from dataset.run import digest_of, is_signed
-from explainer import shown_name
+from explainer import digest_of, shown_name
 from files import whole_file
+from methods import is_signed
 from model import CLIP
 from page import texts
 from page.closed_forms import TextForms
@@ -53,13 +53,17 @@ PORT = 8000
 def build(folder: Path, models: tuple[str, ...] = MODELS) -> None:
     """Write the page into a folder. Models that are there already are not exported again.
 
-    Raises ValueError if it would be too large, two models have one name, or a model's pictures are
-    prepared in a way that the page does not know; TypeError for another network than `CLIP`; and
-    FileNotFoundError without onnxruntime-web.
+    Raises ValueError for a folder with other things, for a page that would be too large, for two
+    models of one name, and for one whose pictures are prepared in a way that the page does not
+    know; TypeError for another network than `CLIP`; and FileNotFoundError without onnxruntime-web.
     """
     names = list(map(shown_name, models))
     if len(set(names)) < len(names):
         raise ValueError(f"each model of the page needs a name of its own; got {', '.join(names)}")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / "engine.js").is_file():
+        raise ValueError(
+            f"{folder} holds other things than the page: give one that is new or empty"
+        )
     if not RUNTIME.is_dir():
         raise FileNotFoundError(
             f"there is no onnxruntime-web in {HERE}: run npm install there, as make page does"
