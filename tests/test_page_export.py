@@ -172,3 +172,18 @@ def test_what_cannot_be_exported_is_refused(tmp_path):
     with pytest.raises(ValueError, match="something was done to this model"):
         export(clip, tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_weights_that_half_precision_cannot_hold_stay_as_they_are():
+    onnxruntime()
+    from onnx import helper, numpy_helper
+
+    from page.export import SMALL, halve
+
+    small, large = torch.ones(SMALL).numpy(), torch.full([SMALL], 1e5).numpy()
+    weights = [numpy_helper.from_array(small, "small"), numpy_helper.from_array(large, "large")]
+    graph = helper.make_graph([], "weights", [], [], weights)
+    halve(graph)
+    held = [numpy_helper.to_array(one) for one in graph.initializer]
+    assert [one.dtype for one in held] == ["float16", "float32"]
+    assert (held[1] == large).all()

@@ -33,6 +33,7 @@ OPSET = 18
 MOST = 4096  # images, texts or targets at once
 # Sizes of the examples that are traced, which are those of nothing else in a network.
 EXAMPLE_TARGETS, EXAMPLE_TOKENS = 5, 11
+LARGEST = 65504  # number in half precision: weights with a larger one stay float32
 SMALL = 1024  # weights of fewer numbers stay float32: normalisations lose more than they save
 
 
@@ -120,7 +121,8 @@ def halve(graph: onnx.GraphProto) -> None:
     casts = []
     for weight in graph.initializer:
         values = numpy_helper.to_array(weight)
-        if weight.data_type != TensorProto.FLOAT or values.size < SMALL:
+        is_float = weight.data_type == TensorProto.FLOAT
+        if not is_float or values.size < SMALL or abs(values).max() > LARGEST:
             continue
         name = f"{weight.name} in half precision"
         casts.append(helper.make_node("Cast", [name], [weight.name], to=TensorProto.FLOAT))
