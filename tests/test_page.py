@@ -102,6 +102,17 @@ def test_a_folder_of_somebodys_is_left_alone(tmp_path):
     assert [path.read_text() for path in tmp_path.iterdir()] == ["mine"]
 
 
+def test_a_page_whose_writing_was_stopped_is_finished(tmp_path, monkeypatch):
+    onnxruntime()
+    from page import build
+
+    monkeypatch.setattr(build, "RUNTIME", tmp_path / "none")  # what is asked for after the folder
+    (own := tmp_path / "page" / "models" / "ViT-emoji").mkdir(parents=True)
+    (own / "made_of").write_text("")
+    with pytest.raises(FileNotFoundError, match="there is no onnxruntime-web"):
+        build.build(tmp_path / "page")
+
+
 @pytest.fixture(scope="module")
 def site():
     """The address of the page, written anew where something has changed."""

@@ -60,7 +60,7 @@ def build(folder: Path, models: tuple[str, ...] = MODELS) -> None:
     names = list(map(shown_name, models))
     if len(set(names)) < len(names):
         raise ValueError(f"each model of the page needs a name of its own; got {', '.join(names)}")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / "engine.js").is_file():
+    if folder.is_dir() and any(folder.iterdir()) and not is_page(folder):
         raise ValueError(
             f"{folder} holds other things than the page: give one that is new or empty"
         )
@@ -92,6 +92,11 @@ def build(folder: Path, models: tuple[str, ...] = MODELS) -> None:
         raise ValueError(
             f"the page has {bytes_in_all:,} bytes, more than {MOST:,}: take fewer models"
         )
+
+
+def is_page(folder: Path) -> bool:
+    """Whether a folder holds the page, or what there is of it when its writing was stopped."""
+    return (folder / "engine.js").is_file() or any(folder.glob("models/*/made_of"))
 
 
 def known_concepts() -> list[str]:
