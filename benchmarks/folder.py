@@ -20,6 +20,9 @@ from contextlib import suppress
 from pathlib import Path
 
 import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "code"))
+
 from table import MIB, machine, tell
 from throughput import TARGETS, draw
 from worker import high_water

@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,6 @@ from evaluation.sanity import cascade, rank_correlation
 from evaluation.scene_sets import SceneBatch, absent_concepts
 from explainer import Explainer, digest_of
 from files import whole_file
-from methods import is_of_targets
 from model import CLIP, VisionTransformer
 from saliency import relevance_maps, resize_maps
 from siglip import SigLIP
@@ -103,6 +103,11 @@ class Study:
         return "last grad" in self.chosen and isinstance(
             self.explainer.encoder.model, VisionTransformer
         )
+
+    def leading(self) -> list[str]:
+        """The default method of the model and that of the original project."""
+        named = dict.fromkeys((self.explainer.methods[0], *ORIGINAL))
+        return [name for name in named if name in self.explainer.methods]
 
     def draws_anew(self) -> bool:
         """Whether the parts of the network are known, which `sanity` draws anew."""
@@ -218,7 +223,7 @@ class Study:
 
     def signs(self, pictures: Callable[[], Iterable[SceneBatch]]) -> Columns:
         """A row an object of pictures with several; a column "method | sign | place": the share of
-        its positive or negative map that lies there.
+        its positive or negative map, by a leading method, that lies there.
         """
         rows = []
         for numbers, batch in numbered(pictures()):
@@ -226,20 +231,18 @@ class Study:
                 continue
             images, targets = self.asked(batch)
             row = about(numbers, batch)
-            for name in self.explainer.methods:
-                if name not in FEWER and is_of_targets(name):
-                    for negative in (False, True):
-                        maps = self.explainer.maps(images, targets, name, negative).cpu()
-                        maps = without(maps, batch.unknown)
-                        sign = "negative" if negative else "positive"
-                        for place, share in where_it_lies(maps, batch.masks).items():
-                            row[f"{name} | {sign} | {place}"] = share
+            for name, negative in product(self.leading(), (False, True)):
+                maps = self.explainer.maps(images, targets, name, negative).cpu()
+                maps = without(maps, batch.unknown)
+                sign = "negative" if negative else "positive"
+                for place, share in where_it_lies(maps, batch.masks).items():
+                    row[f"{name} | {sign} | {place}"] = share
             rows.append({key: values.flatten() for key, values in row.items()})
         return stacked(rows) if rows else {}
 
     def others(self, pictures: Callable[[], Iterable[SceneBatch]]) -> Columns:
         """A row an object of pictures with several; a column "pointing, method | others": how well
-        the default and the original's method localise what speaks for a target and not for others.
+        the leading methods localise what speaks for a target and not for others.
         """
         rng, rows = np.random.default_rng(0), []
         drawn = torch.from_numpy(rng.choice(len(self.features), min(8, len(self.features)), False))
@@ -250,17 +253,16 @@ class Study:
             row = about(numbers, batch)
             others = {"nothing": None, "all prompts": self.features, "the picture's": targets}
             others["eight prompts"] = self.features[drawn.to(self.features.device)]
-            for name in {self.explainer.methods[0], *ORIGINAL} & set(self.explainer.methods):
-                for among, against in others.items():
-                    maps = self.explainer.maps(images, targets, name, against=against).cpu()
-                    row |= localised(f"{name} | {among}", maps, batch)
+            for name, (among, against) in product(self.leading(), others.items()):
+                maps = self.explainer.maps(images, targets, name, against=against).cpu()
+                row |= localised(f"{name} | {among}", maps, batch)
             rows.append({key: values.flatten() for key, values in row.items()})
         return stacked(rows) if rows else {}
 
     def presence(self, pictures: Callable[[], Iterable[SceneBatch]]) -> Columns:
         """A row a picture: for an object that is there and for a concept that is not, how much
-        relevance (its sum) each method finds, positive and negative, and the cosine. A picture that
-        shows every concept is left out.
+        relevance (its sum) each leading method finds, positive and negative, and the cosine. A
+        picture that shows every concept is left out.
         """
         rng, rows = np.random.default_rng(0), []
         for batch in pictures():
@@ -271,13 +273,9 @@ class Study:
             asked = torch.stack([batch.concepts[:, 0], missing], 1)
             targets = self.features[asked.to(self.features.device)]
             row = {"cosine": self.explainer.scores(images, targets).cpu()}
-            for name in self.explainer.methods:
-                if name not in FEWER and is_of_targets(name):
-                    for sign in ("", ", negative"):
-                        maps = relevance_maps(
-                            self.explainer.encoder, images, targets, name, negative=bool(sign)
-                        )
-                        row[name + sign] = maps.sum((-2, -1)).cpu()
+            for name, negative in product(self.leading(), (False, True)):
+                maps = self.explainer.maps(images, targets, name, negative)
+                row[name + ", negative" * negative] = maps.sum((-2, -1)).cpu()
             rows.append(row)
         return stacked(rows) if rows else {}
 
