@@ -43,7 +43,7 @@ test-long: $(VENV)/.dev ## fuzz, break and exhaust it for half an hour; the outc
 families: $(VENV)/.dev ## how every pretrained model of open_clip is explained, into results/families.csv
 	$(BIN)/python tests/long/every_tag.py
 
-check-readme: $(VENV)/.run ## run README's commands in a fresh clone: what it ships must stay
+check-readme: $(VENV)/.ray ## run README's commands in a fresh clone: what it ships must stay
 	$(BIN)/python tests/long/fresh_clone.py
 
 evaluate: $(VENV)/.run ## measure every method on the embedded models, into results/evaluation/

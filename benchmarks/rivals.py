@@ -8,7 +8,7 @@ with each of K targets. Their users call backward for one target after the other
 them; the forward pass is shared where the library allows it. grad-cam takes one target at a time,
 so one is timed and multiplied.
 
-ViT-B/16, one image: LeGrad, another method for the same purpose, as its package has it.
+ViT-B/16, one image: LeGrad as its package has it, beside ours and other methods.
 
 All take turns, and ratios are within a round, as in `speed.py`. Memory is the peak of one call in a
 fresh process, beyond model and inputs.
@@ -137,7 +137,7 @@ def resnet_rows(seconds: float) -> list[Row]:
 
 
 def vit_rows(seconds: float) -> list[Row]:
-    """`last grad` and `all grads` beside LeGrad, one image."""
+    """Our methods beside LeGrad's package, one image."""
     if not (Path(sys.prefix) / "legrad").exists():
         print("LeGrad is not installed, and left out (`make bench` installs it)")
         return []
@@ -146,13 +146,13 @@ def vit_rows(seconds: float) -> list[Row]:
     visual = speed.build(speed.SHAPES[name], settings)
     images, targets = speed.inputs(visual, 1, TARGETS)
     with Worker("legrad_worker.py", name, str(threads)) as legrad:
-        theirs = functools.partial(legrad.run, "LeGrad", 1, TARGETS)
-        peaks = {"LeGrad": theirs()}
+        theirs = {"legrad LeGrad": functools.partial(legrad.run, "LeGrad", 1, TARGETS)}
+        peaks = {name: call() for name, call in theirs.items()}
         calls: dict[str, Call] = {"forward": functools.partial(speed.forward, visual, images)}
-        for method in ("last grad", "all grads"):
+        for method in ("LeGrad", "direct", "last grad", "all grads"):
             calls[method] = functools.partial(relevance_maps, visual, images, targets, method)
             peaks[method] = speed.memory(speed.Case(name, method, 1, TARGETS, 1), settings)
-        found = race((name, 1, TARGETS), calls | {"LeGrad": theirs}, {}, seconds)
+        found = race((name, 1, TARGETS), calls | theirs, {}, seconds)
     return shown(found, peaks)
 
 

@@ -119,16 +119,21 @@ def found_in(source: Path, skipped: Path | None) -> Iterator[tuple[str, File | M
 
 
 def in_folder(folder: Path, before: str, skipped: Path | None) -> Iterator[tuple[str, File]]:
+    """Of a folder's own files the names are held, 150 MB for a million, and of folders in it."""
     with os.scandir(folder) as found:
-        inside = sorted(found, key=lambda one: one.name)
-    for one in inside:
-        if one.name.startswith("."):
-            continue
-        if one.is_dir(follow_symlinks=False):
-            if skipped is None or not (skipped.exists() and os.path.samefile(one.path, skipped)):
-                yield from in_folder(Path(one.path), f"{before}{one.name}/", skipped)
-        elif has_ending_of_image(one.name):
-            yield before + one.name, File(one.path)
+        seen = (one for one in found if not one.name.startswith("."))
+        names = [
+            one.name + "/" * folders
+            for one in seen
+            if (folders := one.is_dir(follow_symlinks=False)) or has_ending_of_image(one.name)
+        ]
+    names.sort(key=lambda name: name.rstrip("/"))
+    for name in names:
+        path = os.path.join(folder, name.rstrip("/"))
+        if not name.endswith("/"):
+            yield before + name, File(path)
+        elif skipped is None or not (skipped.exists() and os.path.samefile(path, skipped)):
+            yield from in_folder(Path(path), before + name, skipped)
 
 
 def in_list(source: Path) -> Iterator[tuple[str, File]]:

@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from checkpoints import CheckpointError
+from checkpoints import EMBEDDED, CheckpointError
 from embedded.scenes import HELD_OUT_STYLE, TRAINING_STYLES
 from evaluation.output import output_folder
 from evaluation.scene_sets import SceneBatch, at_least_one, concept_phrases, scene_batches
@@ -33,7 +33,10 @@ from saliency import relevance_maps
 
 SCENES = {"chosen on": (5_000_000, TRAINING_STYLES), "judged on": (5_100_000, (HELD_OUT_STYLE,))}
 OBJECTS = (1, 2, 3, 4)
-METHODS = {"ViT": ("direct", "direct signed", "last grad"), "ResNet": ("GradCAM", "LayerCAM")}
+METHODS = {
+    "ViT": ("direct", "direct signed", "last grad"),
+    "ResNet": ("pool", "GradCAM", "LayerCAM"),
+}
 ENLARGED = {"bilinear": None} | {
     f"edges, radius 1/{one}, epsilon {epsilon}": {"radius": 1 / one, "epsilon": epsilon}
     for one, epsilon in product((14, 7, 5), (0.001, 0.01))
@@ -45,7 +48,7 @@ MEASURES = ("IoU of the mask", "IoU of the box", "box right")
 BLIND = {"ViT": ("attention", "rollout"), "ResNet": ("EigenCAM",)}
 SEEING = {
     "ViT": ("direct", "direct signed", "path", "last grad", "gradcam"),
-    "ResNet": ("GradCAM", "LayerCAM", "XGradCAM", "HiResCAM"),
+    "ResNet": ("pool", "GradCAM", "LayerCAM", "XGradCAM", "HiResCAM"),
 }
 PROMPTS_SHARE = 0.05
 UNRELATED = 20  # prompts
@@ -225,7 +228,7 @@ def main(arguments: list[str] | None = None) -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--models", nargs="+", default=["ViT-emoji", "RN-emoji"])
+    parser.add_argument("--models", nargs="+", default=EMBEDDED)
     parser.add_argument("--choose", type=at_least_one, default=40, help="scenes to choose on")
     parser.add_argument("--judge", type=at_least_one, default=200, help="scenes to judge on")
     usual = vars(parser.parse_args([]))

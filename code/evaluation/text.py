@@ -24,7 +24,7 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from checkpoints import CheckpointError
+from checkpoints import EMBEDDED, CheckpointError
 from embedded.scenes import HELD_OUT_STYLE, PAIRS, Scene, concept_index, concepts, draw_scene
 from evaluation.output import output_folder
 from evaluation.scene_sets import BATCH, as_batch, at_least_one
@@ -128,7 +128,7 @@ def main(arguments: list[str] | None = None) -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--models", nargs="+", default=["ViT-emoji", "RN-emoji"])
+    parser.add_argument("--models", nargs="+", default=EMBEDDED)
     parser.add_argument("--methods", nargs="+", choices=text_methods(), default=text_methods())
     parser.add_argument("--pairs", type=at_least_one, default=1000, help="of each measure")
     parser.add_argument("--choose", action="store_true", help="on the scenes of the choice")

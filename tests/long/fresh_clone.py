@@ -1,8 +1,7 @@
 """README's commands, in its order, in a fresh clone: what README's tables are set from must stay.
 
 They run with this environment, small where they would take long, and on embedded models in the
-place of those that are downloaded. Left out are the tests, what measures the tables anew, and the
-cluster, which test_explain_ray.py starts.
+place of those that are downloaded. Left out are the tests and what measures the tables anew.
 """
 
 import os
@@ -30,8 +29,11 @@ COMMANDS = {  # what README says: what is run
     f"{PYTHON} code/explain.py show maps": f"{PYTHON} code/explain.py show maps",
     f"{PYTHON} code/explain.py export maps --coco": f"{PYTHON} code/explain.py export maps --coco",
     ".venv/bin/pip install -r requirements-ray.txt": "",
-    ".venv/bin/ray start --head": "",
-    f'{PYTHON} code/explain.py FOLDER "a cat" "a dog" --model ViT-B/32 --out maps --ray auto': "",
+    ".venv/bin/ray start --head": ".venv/bin/ray start --head",
+    f'{PYTHON} code/explain.py FOLDER "a cat" "a dog" --model ViT-B/32 --out maps --ray auto': (
+        f'{PYTHON} code/explain.py Images "a cat" "a dog" --model ViT-emoji --out of-ray --ray auto; '
+        "status=$?; .venv/bin/ray stop; exit $status"
+    ),
     "make evaluate": "",
     "make bench": "",
     "make report": f"{PYTHON} report/readme.py",
