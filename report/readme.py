@@ -61,7 +61,12 @@ bootstrap intervals over scenes; time for all targets of a picture in forward pa
 `make evaluate`; the [report](CLIP_Explainability.pdf) says what it means, and
 [all tables](results/evaluation) hold more.
 
-![Pointing, energy, IoU and average precision](results/evaluation/localisation.png)"""
+![Pointing, energy, IoU and average precision](results/evaluation/localisation.png)
+
+With `against=` the similarity is explained less its mean with other texts: all prompts that there
+are, eight of them at random, or those of the objects in the picture, of which there are several:
+
+{against_others()}"""
 
 
 def named() -> str:
@@ -95,6 +100,17 @@ def ranking(judge: str, others: list[str], gains: list[dict], costs: dict) -> st
                 *(f"{float(some[0]['mean']):.3f}" if some else "" for some in beside),
             )
         )
+    return markdown(*lines)
+
+
+def against_others() -> str:
+    """What it gains in pointing to explain a target's similarity less that of other texts."""
+    rows = where(read("evaluation/others.csv"), measure="pointing")
+    among = list(dict.fromkeys(row["against"] for row in rows))
+    lines = [("gain in pointing", *(f"against {one}" for one in among))]
+    for model, method in dict.fromkeys((row["model"], row["method"]) for row in rows):
+        found = where(rows, model=model, method=method)
+        lines.append((f"{model}, `{method}`", *map(with_interval, found)))
     return markdown(*lines)
 
 

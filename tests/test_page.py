@@ -22,7 +22,7 @@ import pytest
 import torch
 from PIL import Image
 
-from clip_ import default_tokenizer, make_preprocess, tokenize
+from clip_ import default_tokenizer, load, make_preprocess, tokenize
 from explainer import Explainer
 from image_utils import open_image, read_mask
 from in_browser import node, require_browser
@@ -65,7 +65,7 @@ def test_the_graphs_of_the_page_are_the_embedded_models_and_their_explanations(n
     onnxruntime()
     from page import build
 
-    build.add_model(name, PAGE)
+    build.add_model(name, load(name, "cpu")[0], PAGE)
     for part in ("image", "text"):
         packed = gzip.decompress((PAGE / "models" / name / f"{part}.bin").read_bytes())
         whole, half = bytearray(len(packed)), (len(packed) + 1) // 2
@@ -81,14 +81,15 @@ def test_the_graphs_of_the_page_are_the_embedded_models_and_their_explanations(n
     require_words(answer, explainer.network, directions, SINGLE)
 
 
-def test_models_that_the_page_cannot_show_are_refused(tmp_path):
+def test_models_that_the_page_cannot_show_are_refused(tmp_path, monkeypatch):
     onnxruntime()
     from page import build
 
+    monkeypatch.setattr(build, "RUNTIME", tmp_path)
     with pytest.raises(ValueError, match="a name of its own; got ViT-emoji, ViT-emoji"):
         build.build(tmp_path, ("ViT-emoji", "ViT-emoji"))
     with pytest.raises(TypeError, match=r"a CLIP of clip_.load; got siglip\.SigLIP"):
-        build.add_model("SigLIP-emoji", tmp_path)
+        build.build(tmp_path / "page", ("ViT-emoji", "SigLIP-emoji"))
     assert list(tmp_path.iterdir()) == []
 
 

@@ -68,6 +68,7 @@ def build(folder: Path, models: tuple[str, ...] = MODELS) -> None:
         raise FileNotFoundError(
             f"there is no onnxruntime-web in {HERE}: run npm install there, as make page does"
         )
+    networks = list(map(shown_on_pages, models))
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copytree(STATIC, folder, dirs_exist_ok=True)
     shutil.copy(RUNTIME / SCRIPT, folder / "runtime.js")
@@ -81,7 +82,7 @@ def build(folder: Path, models: tuple[str, ...] = MODELS) -> None:
         if mark.parent.name not in names:  # of a page before
             shutil.rmtree(mark.parent)
     contents = {
-        "models": [add_model(name, folder) for name in models],
+        "models": [add_model(*one, folder) for one in zip(names, networks, strict=True)],
         "examples": EXAMPLES,
         "concepts": known_concepts() if set(models) <= set(EMBEDDED) else [],
     }
@@ -109,19 +110,23 @@ def size(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
-def add_model(name: str, folder: Path) -> dict:
-    """Export a model into a folder of its own, and return what the page must know of it."""
+def shown_on_pages(name: str) -> CLIP:
+    """A model, if the page can show it."""
     model, _ = load(name, "cpu")
     require_exportable(model)
-    visual = model.visual
-    preprocessing: Preprocessing = visual.preprocessing
+    preprocessing: Preprocessing = model.visual.preprocessing
     if (preprocessing.resize_mode, preprocessing.interpolation) != ("shortest", "bicubic"):
         raise ValueError(
             f"the page resizes pictures bicubically by their shorter side; {name} reads them "
             f"resized by {preprocessing.interpolation}, {preprocessing.resize_mode}"
         )
-    shown = shown_name(name)
-    own, made_of = folder / "models" / shown, digest(model)
+    return model
+
+
+def add_model(name: str, model: CLIP, folder: Path) -> dict:
+    """Export a model into a folder of its name, and return what the page must know of it."""
+    visual = model.visual
+    own, made_of = folder / "models" / name, digest(model)
     mark = own / "made_of"
     if not mark.is_file() or mark.read_text() != made_of:
         with tempfile.TemporaryDirectory() as graphs:
@@ -132,12 +137,12 @@ def add_model(name: str, folder: Path) -> dict:
         mark.write_text(made_of)
     methods = forms_of(visual).methods
     return {
-        "name": shown,
+        "name": name,
         "side": visual.input_resolution,
         "width": visual.output_dim,
-        "mean": preprocessing.mean,
-        "std": preprocessing.std,
-        "floor": preprocessing.floor,
+        "mean": visual.preprocessing.mean,
+        "std": visual.preprocessing.std,
+        "floor": visual.preprocessing.floor,
         "length": model.context_length,
         "methods": methods,
         "textMethods": TextForms.methods,

@@ -31,8 +31,8 @@ COMMANDS = {  # what README says: what is run
     ".venv/bin/pip install -r requirements-ray.txt": "",
     ".venv/bin/ray start --head": ".venv/bin/ray start --head",
     f'{PYTHON} code/explain.py FOLDER "a cat" "a dog" --model ViT-B/32 --out maps --ray auto': (
-        f'{PYTHON} code/explain.py Images "a cat" "a dog" --model ViT-emoji --out of-ray --ray auto; '
-        "status=$?; .venv/bin/ray stop; exit $status"
+        f'{PYTHON} code/explain.py Images "a cat" "a dog" --model ViT-emoji --out of-ray '
+        "--ray auto; status=$?; .venv/bin/ray stop; exit $status"
     ),
     "make evaluate": "",
     "make bench": "",
