@@ -237,6 +237,9 @@ def test_pictures_of_all_kinds_are_explained_or_refused_in_a_sentence(seen, pict
         assert np.abs(np.array(found[name]["scores"][:3]) - wanted).max() < 0.06, name
     assert found["broken.png"]["error"] == "broken.png is no picture that this browser can read."
     assert seen["drop"] == seen["paste"] == found["clear.png"]["scores"]
+    assert len(seen["camera"]["scores"]) == len(seen["drop"])
+    assert seen["camera"]["scores"] != seen["drop"]
+    assert not seen["camera"]["on"]  # the page lets go of it
 
 
 def test_a_square_can_be_placed_as_processors_of_transformers_do(seen, pictures):

@@ -164,6 +164,15 @@ for (const [kind, field] of [["drop", "dataTransfer"], ["paste", "clipboardData"
   seen[kind] = await scores();
 }
 
+// Taken with a camera.
+await page.click("#camera");
+await page.waitForFunction(() => document.querySelector("#video").videoWidth > 0);
+await explained(() => page.click("#take"));
+seen.camera = {
+  scores: await scores(),
+  on: await page.$eval("#video", ({ srcObject }) => srcObject !== null),
+};
+
 // Two maps, one of them signed; colours of both schemes; a desk and a phone; who cannot see them.
 seen.wrong = {};
 await explained(() =>

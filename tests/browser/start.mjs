@@ -8,10 +8,12 @@ import chromium from "@sparticuz/chromium";
 import puppeteer from "puppeteer-core";
 
 const require = createRequire(import.meta.url);
+// One of the browser's own, which it asks nobody about.
+const CAMERA = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"];
 
 export async function open({ width = 1280, height = 900 } = {}) {
   const browser = await puppeteer.launch({
-    args: [...chromium.args, "--no-sandbox"],
+    args: [...chromium.args, "--no-sandbox", ...CAMERA],
     executablePath: await chromium.executablePath(),
     headless: "shell",
   });
