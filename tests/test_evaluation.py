@@ -513,7 +513,7 @@ def measure(model, folder, *more, methods=("gradcam", "centre"), figures=False):
 
 def test_a_method_may_be_measured_on_fewer_pictures_of_a_batch(small_models, tmp_path, monkeypatch):
     monkeypatch.setitem(FEWER, "gradcam", 2)
-    counts = ["--scenes", "4", "--faithfulness", "3", "--sanity", "1"]
+    counts = ["--scenes", "8", "--faithfulness", "3", "--sanity", "1"]
     places = ["--output", str(tmp_path / "out"), "--runs", str(tmp_path / "runs")]
     methods = ["--methods", "last grad", "gradcam"]
     with patch.object(evaluate, "draw_all"):
@@ -521,6 +521,9 @@ def test_a_method_may_be_measured_on_fewer_pictures_of_a_batch(small_models, tmp
     rows = rows_of(tmp_path / "out" / "faithfulness.csv")
     found = {(row["method"], row["pictures"]) for row in rows}
     assert found == {("last grad", "3"), ("gradcam", "2")}
+    rows = rows_of(tmp_path / "out" / "last_grad_against.csv")
+    every = {(row["against"], row["pictures"]) for row in rows if row["objects"] == "all"}
+    assert every == {("gradcam", "4"), ("other heads", "8"), ("own gradients", "8")}
 
 
 def test_it_goes_on_where_it_was_stopped(small_models, small_folder, monkeypatch):

@@ -200,11 +200,9 @@ def variants(study: Study) -> Rows:
     return rows
 
 
-def gain(
-    ours: Columns, theirs: Columns, measure: str, chosen: Bool[np.ndarray, " object"] | None = None
-) -> Float[np.ndarray, " picture"]:
+def gain(ours: Columns, theirs: Columns, measure: str) -> Float[np.ndarray, " picture"]:
     """By how much ours is better, picture by picture, on those that both were measured on."""
-    numbers, mine = by_picture(ours, measure, chosen)
+    numbers, mine = by_picture(ours, measure)
     others, yours = by_picture(theirs, measure)
     _, here, there = np.intersect1d(numbers, others, return_indices=True)
     sign = -1 if measure.startswith("deletion") else 1
@@ -249,18 +247,27 @@ def last_grad_against(study: Study) -> Rows:
     ours = found.get("last grad")
     if ours is None:
         return []
-    rivals = {name: found[name] for name in study.explainer.methods if name in found}
+    names = [name for name in study.explainer.methods if name in found and name != "last grad"]
+    rivals = {name: found[name] for name in names}
     rivals |= {name: study.on_file(f"variant, {name}") for name in study.variants()}
+    grouped = by_group(ours)
     rows = []
     for name, theirs in rivals.items():
-        for group, chosen in groups(ours) if name != "last grad" else ():
+        for group, some in by_group(theirs).items():
             for measure in MEASURES:
-                same = {key: values[chosen] for key, values in theirs.items()}
-                values = gain(ours, same, measure, chosen)
+                values = gain(grouped[group], some, measure)
                 row = {"model": study.explainer.name, "against": name, "objects": group}
                 more = {"pictures": len(values)}
                 rows.append(row | {"measure": measure} | summary(values) | more)
     return rows
+
+
+def by_group(columns: Columns) -> dict[str, Columns]:
+    """The rows of each group."""
+    return {
+        group: {key: values[chosen] for key, values in columns.items()}
+        for group, chosen in groups(columns)
+    }
 
 
 TABLES = {
