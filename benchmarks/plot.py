@@ -13,7 +13,7 @@ sys.path.insert(0, str(ROOT / "code"))
 from figures import COLOURS, short  # noqa: E402
 from files import whole_file  # noqa: E402
 
-OTHERS = ("LeGrad", "grad-cam", "torchcam", "captum")
+OTHERS = ("legrad", "grad-cam", "torchcam", "captum")
 FOLDER = ROOT / "results" / "benchmarks"
 
 

@@ -113,13 +113,14 @@ def ranking(judge: str, others: list[str], gains: list[dict], costs: dict) -> st
 
 
 def against_others() -> str:
-    """What it gains in pointing to explain a target's similarity less that of other texts."""
-    rows = where(read("evaluation/others.csv"), measure="pointing")
+    """What is gained where a target's similarity less that of other texts is explained."""
+    rows = read("evaluation/others.csv")
     among = list(dict.fromkeys(row["against"] for row in rows))
-    lines = [("gain in pointing", *(f"against {one}" for one in among))]
+    lines = [("model, method", "gain in", *(f"against {one}" for one in among))]
     for model, method in dict.fromkeys((row["model"], row["method"]) for row in rows):
-        found = where(rows, model=model, method=method)
-        lines.append((f"{model}, `{method}`", *map(with_interval, found)))
+        for measure in ("pointing", "energy"):
+            found = where(rows, model=model, method=method, measure=measure)
+            lines.append((f"{model}, `{method}`", measure, *map(with_interval, found)))
     return markdown(*lines)
 
 
