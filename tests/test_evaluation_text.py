@@ -65,3 +65,10 @@ def test_the_command_writes_a_table_where_the_user_is(tmp_path, monkeypatch):
     assert {row["method"] for row in rows} == {"path"}
     assert {"things", "adjectives"} < {row["measure"] for row in rows}
     assert all(0 <= float(row["low"]) <= float(row["mean"]) <= 1 for row in rows)
+
+
+def test_a_file_in_the_place_of_the_folder_is_refused_before_the_work(tmp_path):
+    (tmp_path / "out").write_text("mine")
+    with pytest.raises(NotADirectoryError, match="is a file: give a folder for the tables"):
+        main(["--models", "no model", "--output", str(tmp_path / "out")])
+    assert (tmp_path / "out").read_text() == "mine"

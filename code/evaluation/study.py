@@ -43,6 +43,7 @@ CODE = Path(__file__).resolve().parents[1]
 # What is made of samples, or of other questions, does not change them.
 NOT_MEASURING = {"notebooks", "plots.py", "tables.py", "node_modules", "text.py", "map_use.py"}
 NOT_MEASURING |= {"explain.py", "dataset", "page", "widget.py", "thumbnails.py", "train.py"}
+NOT_MEASURING |= {"output.py"}
 
 ORIGINAL = ("last grad", "GradCAM")  # the defaults of the original project
 
