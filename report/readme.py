@@ -301,7 +301,8 @@ def words() -> str:
     rows = where(read("evaluation/text.csv"), measure="things")
 
     def won(method: str) -> str:
-        found = [(where(rows, method=method, model=model)[0], model) for model in SHOWN]
+        judges = [judge for judge, *_ in JUDGES]
+        found = [(where(rows, method=method, model=model)[0], model) for model in judges]
         return " and ".join(f"{with_interval(row)} ({model})" for row, model in found)
 
     return f"""Where a text names what a picture shows and something else, `path` gives the former
