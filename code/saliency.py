@@ -29,6 +29,7 @@ from objective import (
 )
 from recording import forget_attention, pooling_of, record_matrices
 from recording.encoders import Encoder, Images, encoder_of
+from recording.pools import has_plain_pool
 from recording.runs import NoAttention, OtherPooling, image_count
 from recording.stages import Encoded, last_stage
 from recording.streams import NotAdding
@@ -108,8 +109,8 @@ def direction_maps(
     With unit targets it is their cosine; with t1 - t2 the difference of two cosines.
     """
     encoder, scale = encoder_of(model), positive(scale)
-    table = candidates(encoder)
-    default = next(iter(table))
+    table, of_resnet = candidates(encoder), encoder.runs(ModifiedResNet)
+    default = next(iter(resnet_methods(encoder) if of_resnet else table))
     if not isinstance(method, str | None):
         raise TypeError(f"method must be a name, such as {default!r}; got {method!r}")
     if method is not None and method not in table:
@@ -118,7 +119,7 @@ def direction_maps(
             f"{', '.join(table)}"
         )
     encoder.require_images(images)
-    chosen, of_resnet = table[method or default], encoder.runs(ModifiedResNet)
+    chosen = table[method or default]
     if isinstance(chosen, Method):
         if of_resnet:
             require_no_blocks(start_block, scale)
@@ -283,7 +284,9 @@ def methods(model: nn.Module | Encoder) -> dict:
     A model that is not of ours runs on an empty picture, to find out.
     """
     encoder = encoder_of(model)
-    if encoder.runs(VisionTransformer, ModifiedResNet):
+    if encoder.runs(ModifiedResNet):
+        return resnet_methods(encoder)
+    if encoder.runs(VisionTransformer):
         return candidates(encoder)
     images = encoder.example()
     pooling = found_pooling(encoder, images)
@@ -316,6 +319,11 @@ def candidates(encoder: Encoder) -> dict[str, Method | type[BaseCAM]]:
     if encoder.runs(ModifiedResNet):
         return RESNET_METHODS
     return METHODS if encoder.runs(VisionTransformer) else METHODS | CAMS
+
+
+def resnet_methods(encoder: Encoder) -> dict[str, Method | type[BaseCAM]]:
+    """The methods that explain a ResNet of ours, those of its pool where that is as we know it."""
+    return RESNET_METHODS if has_plain_pool(encoder.model) else CAMS | MASKING
 
 
 def feature_width(encoder: Encoder) -> int | None:

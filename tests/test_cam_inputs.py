@@ -12,7 +12,7 @@ from torch import nn
 from conftest import noise
 from pytorch_grad_cam import CAMS, AblationCAM, FullGrad, GradCAM, GuidedBackpropReLUModel
 from rn_cam import rn_relevance
-from saliency import relevance_maps
+from saliency import methods, relevance_maps
 from small_clip import small_resnet
 
 every_cam = pytest.mark.parametrize("name", CAMS)
@@ -290,6 +290,18 @@ def test_a_replaced_pool_is_explained_at_its_own_width(name, classes, visual, im
     assert (maps + relevance_maps(visual, images, targets, name, negative=True)).any()
     with pytest.raises(ValueError, match=f"{classes}.*as wide as the targets, 7"):
         relevance_maps(visual, images, noise(2, 7), name)
+
+
+def test_where_a_pool_is_not_ours_the_default_is_what_does_not_read_it(visual, images):
+    assert next(iter(methods(visual))) == "pool"
+    visual.attnpool = MeanPool(16).double()
+    assert "pool" not in methods(visual)
+    assert next(iter(methods(visual))) == "GradCAM"
+    targets = noise(2, 16)
+    by_name = relevance_maps(visual, images, targets, "GradCAM")
+    assert torch.equal(relevance_maps(visual, images, targets), by_name)
+    with pytest.raises(ValueError, match=r"something was done .* attention pool"):
+        relevance_maps(visual, images, targets, "pool")
 
 
 def test_the_map_of_a_mean_pool_is_its_class_activation_map(visual, images):

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from checks import is_plain_itself
-from model import AttentionPool2d, fit_positions
+from model import AttentionPool2d, ModifiedResNet, fit_positions
 from objective import objective_slopes
 from recording import Recording, gradients_of, of_cls, require_graph
 from recording.attention import Answer, Attention, by_values, own_value
@@ -69,8 +69,7 @@ def read_pool(encoder: Encoder, images: Images) -> tuple[AttentionPool2d, Attent
     cells. ValueError unless the network is trunk and pool, and nothing else.
     """
     visual = encoder.model
-    known = isinstance(visual.attnpool, AttentionPool2d)
-    if not (known and is_plain_itself(visual) and is_plain_itself(visual.attnpool)):
+    if not has_plain_pool(visual):
         raise ValueError(
             "something was done to this ResNet (a hook, another class) at its attention pool, "
             "which is what this method reads: GradCAM takes it"
@@ -81,6 +80,12 @@ def read_pool(encoder: Encoder, images: Images) -> tuple[AttentionPool2d, Attent
         x = visual.trunk(images)
         positions = fit_positions(pool.positional_embedding, visual.grid(images))
         return pool, Attention(*pool.query_keys_values(x, positions))
+
+
+def has_plain_pool(visual: ModifiedResNet) -> bool:
+    """Whether a ResNet of ours is its trunk and pool, and nothing was done to either as a whole."""
+    known = isinstance(visual.attnpool, AttentionPool2d)
+    return known and is_plain_itself(visual) and is_plain_itself(visual.attnpool)
 
 
 def pool_gradient(
