@@ -208,7 +208,7 @@ CAMs of RN50, in forwards, against PyPI's grad-cam, which takes one target at a 
 
 {markdown(*resnet)}
 
-Other libraries in one run with ours, which makes the same maps:
+Other libraries in one run with the same method here:
 
 {markdown(*others)}
 
