@@ -27,12 +27,13 @@ from objective import (
     similarities,
     target_directions,
 )
-from recording import forget_attention, pooling_of, record_matrices
+from recording import forget_attention, is_ours_as_written, pooling_of, record_matrices
 from recording.encoders import Encoder, Images, encoder_of
 from recording.pools import has_plain_pool
 from recording.runs import NoAttention, OtherPooling, image_count
 from recording.stages import Encoded, last_stage
 from recording.streams import NotAdding
+from siglip import ImageTower
 
 RESNET_METHODS = POOL_METHODS | CAMS
 DEFAULTS = ("direct", "path", "last grad")  # of networks that attend: the first that explains
@@ -281,12 +282,12 @@ def finite(maps: Maps) -> Maps:
 def methods(model: nn.Module | Encoder) -> dict:
     """The methods that explain a model, by name; the first is the default.
 
-    A model that is not of ours runs on an empty picture, to find out.
+    A model that is not of ours, or was changed, runs on an empty picture, to find out.
     """
     encoder = encoder_of(model)
     if encoder.runs(ModifiedResNet):
         return resnet_methods(encoder)
-    if encoder.runs(VisionTransformer):
+    if is_ours_as_written(encoder):
         return candidates(encoder)
     images = encoder.example()
     pooling = found_pooling(encoder, images)
@@ -327,10 +328,10 @@ def resnet_methods(encoder: Encoder) -> dict[str, Method | type[BaseCAM]]:
 
 
 def feature_width(encoder: Encoder) -> int | None:
-    """Of a ViT of ours. A CAM compares targets with what the network returns: its pool may be
-    another.
+    """Of a ViT or SigLIP of ours. A CAM compares targets with what the network returns: its pool
+    may be another.
     """
-    return encoder.model.output_dim if encoder.runs(VisionTransformer) else None
+    return encoder.model.output_dim if encoder.runs(VisionTransformer, ImageTower) else None
 
 
 def vit_encoder(model: nn.Module | Encoder) -> Encoder:

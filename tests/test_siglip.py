@@ -164,3 +164,9 @@ def test_damaged_weights_of_it_are_named(installed):
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(checkpoints.CheckpointError, match=r"SigLIP-emoji.* is cut off"):
         load("SigLIP-emoji", "cpu")
+
+
+def test_targets_of_another_width_are_refused():
+    model, _ = load("SigLIP-emoji", "cpu")
+    with pytest.raises(ValueError, match="192"):
+        relevance_maps(model, torch.randn(1, 3, 224, 224), torch.randn(2, 256))

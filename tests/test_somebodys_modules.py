@@ -16,11 +16,12 @@ from torch.nn.utils import parametrize
 import vit_oracles
 from autograd_oracle import by_what_cls_reads
 from checks import is_plain
+from clip_ import load
 from conftest import noise
 from methods import METHODS
 from model import CLIP, ResidualAttentionBlock, VisionTransformer
 from recording.encoders import Encoder
-from saliency import block_maps, relevance_maps
+from saliency import block_maps, methods, relevance_maps
 from small_clip import small_resnet
 from vit_oracles import OF_PAIRS, ORACLES, cosine, oracle_map
 
@@ -522,3 +523,13 @@ def test_our_networks_are_plain_and_their_shortcuts_are_taken(visual, images, ta
     assert is_plain(visual)
     monkeypatch.setattr(VisionTransformer, "__call__", None)
     relevance_maps(visual, images, targets)
+
+
+def test_the_first_method_of_a_changed_vit_is_its_default():
+    visual = load("ViT-emoji", "cpu")[0].visual
+    assert next(iter(methods(visual))) == "direct"
+    visual.transformer.resblocks[2].register_forward_hook(lambda block, given, found: 1.1 * found)
+    assert next(iter(methods(visual))) == "path"
+    images, targets = torch.randn(1, 3, 64, 64), torch.randn(2, visual.output_dim)
+    by_name = relevance_maps(visual, images, targets, "path")
+    assert torch.equal(relevance_maps(visual, images, targets), by_name)

@@ -119,7 +119,7 @@ def encoder_of(model: Any) -> Encoder:
         known = (CLIP.encode_image, SigLIP.encode_image)
         own = isinstance(bare, CLIP | SigLIP) and getattr(encodes, "__func__", None) not in known
         owner, encode = (bare, encodes) if own else (visual, visual.__call__)
-        size = (visual.input_resolution,) * 2 if isinstance(visual, ImageTower) else None
+        size = (visual.input_resolution,) * 2
         return Encoder(owner, encode, pixels=preprocessing_of(visual), size=size)
     for library, encoder in FROM.items():
         if any(kind.__module__.split(".")[0] == library for kind in type(bare).__mro__):
