@@ -12,9 +12,12 @@ from checkpoints import EMBEDDED  # noqa: E402
 from figures import short  # noqa: E402
 from files import whole_file  # noqa: E402
 
-# The judges, trained as public CLIPs were, each with other models that are explained likewise.
-JUDGES = (("ViT-plain", "ViT-emoji", "SigLIP-emoji"), ("RN-plain", "RN-emoji"))
-SHOWN = ("ViT-emoji", "RN-emoji")
+# The judges, trained as public models were: the default method, others explained likewise.
+JUDGES = {
+    "ViT-plain": ("direct", "ViT-emoji"),
+    "RN-plain": ("pool", "RN-emoji"),
+    "SigLIP-emoji": ("direct",),
+}
 MANY = 10_000_000  # pictures, to which a folder's rate is carried on
 
 
@@ -48,7 +51,14 @@ def glance() -> str:
     localisation, gains = read("evaluation/localisation.csv"), read("evaluation/against.csv")
     costs = {(row["model"], row["method"]): row["forwards"] for row in read("evaluation/cost.csv")}
     first = localisation[0]
-    tables = "\n\n".join(ranking(judge, others, gains, costs) for judge, *others in JUDGES)
+    tables = "\n\n".join(
+        ranking(judge, others, gains, costs) for judge, (_, *others) in JUDGES.items()
+    )
+    figures = "\n".join(
+        f"![Pointing, energy, IoU and average precision on {judge}]"
+        f"(results/evaluation/{judge}_localisation.png)"
+        for judge in JUDGES
+    )
     return f"""{named()}
 
 {tables}
@@ -62,7 +72,7 @@ bootstrap intervals over scenes; time for all targets of a picture in forward pa
 `make evaluate`{not_yet(localisation)}; the [report](CLIP_Explainability.pdf) says what it means,
 and [all tables](results/evaluation) hold more.
 
-![Pointing, energy, IoU and average precision](results/evaluation/localisation.png)
+{figures}
 
 With `against=` the similarity is explained less its mean with other texts: all prompts that there
 are, eight of them at random, or those of the objects in the picture, of which there are several:
@@ -259,39 +269,45 @@ def map_use() -> str:
     checks = where(read("evaluation/prompt_check.csv"), scenes="judged on")
     (along,) = {row["enlarged"] for row in judged} - {"bilinear"}
     lines = [("", "IoU of masks, bilinear", "along edges", "IoU of boxes, bilinear", "along edges")]
-    for model, method in (("ViT-emoji", "direct"), ("RN-emoji", "GradCAM")):
-        mine = where(judged, model=model, method=method, rule="Otsu")
-        found = [
-            with_interval(where(mine, measure=measure, enlarged=way)[0])
-            for measure in ("IoU of the mask", "IoU of the box")
-            for way in ("bilinear", along)
-        ]
-        lines.append((f"{model}, `{method}`", *found))
+    for judge, (method, *others) in JUDGES.items():
+        for model in (judge, *others):
+            mine = where(judged, model=model, method=method, rule="Otsu")
+            found = [
+                with_interval(where(mine, measure=measure, enlarged=way)[0])
+                for measure in ("IoU of the mask", "IoU of the box")
+                for way in ("bilinear", along)
+            ]
+            lines.append((f"{model}, `{method}`", *found))
+    vit, resnet, _ = JUDGES
 
-    def warned(maps: str, warning: str, model: str) -> str:
-        (row,) = where(checks, maps=maps, warning=warning, model=model)
+    def warned(warning: str, model: str, *names: str) -> str:
+        """How often there is a warning, of each kind of maps."""
+        found = (where(checks, maps=n, warning=warning, model=model)[0] for n in names)
+        shares = (f"{percent(row)} for `{row['maps']}`" for row in found)
+        return f"{', '.join(shares)} ({model})"
+
+    def percent(row: dict) -> str:
         low, high = (f"{100 * float(row[end]):.0f}" for end in ("low", "high"))
         return f"{100 * float(row['mean']):.0f} % [{low}, {high}]"
 
-    blind = [("attention", "ViT-emoji"), ("rollout", "ViT-emoji"), ("EigenCAM", "RN-emoji")]
-    caught = ", ".join(f"{warned(name, 'due', model)} for `{name}`" for name, model in blind)
     mixed = min(float(row["mean"]) for row in checks if row["maps"].startswith("95%"))
-    seeing = [
-        *(("direct", "ViT-emoji"), ("last grad", "ViT-emoji")),
-        *(("GradCAM", "RN-emoji"), ("LayerCAM", "RN-emoji")),
-    ]
-    wrongly = ", ".join(f"{warned(name, 'not due', model)} for `{name}`" for name, model in seeing)
+    seeing = ("pool", "GradCAM", "LayerCAM", "XGradCAM")
     absent, present = (
-        " and ".join(f"{warned('presence', due, model)} ({model})" for model in SHOWN)
+        " and ".join(
+            f"{percent(where(checks, maps='presence', warning=due, model=model)[0])} ({model})"
+            for model in (vit, resnet)
+        )
         for due in ("due", "not due")
     )
     return f"""{markdown(*lines)}
 
 On {judged[0]["pictures"]} scenes in the style never seen; options were chosen on scenes in others.
 Emoji have sharp edges and plain colours: expect less of photographs. `prompt_check` warns where
-maps hardly depend on the prompt, in {caught},
-and in {100 * mixed:.0f} % at least where a twentieth of the map comes from the prompt; wrongly in
-{wrongly}.
+maps hardly depend on the prompt, in {warned("due", vit, "attention", "rollout")} and
+{warned("due", resnet, "EigenCAM")}, and on every model in {100 * mixed:.0f} % at least where a
+twentieth of the map comes from the prompt. Of methods that ask for the prompt it warns in
+{warned("not due", vit, "direct", "path", "last grad")} and
+{warned("not due", resnet, *seeing)}.
 What a picture does not show it names in {absent};
 wrongly what is shown in {present}. Measured by `make evaluate`."""
 
@@ -301,9 +317,8 @@ def words() -> str:
     rows = where(read("evaluation/text.csv"), measure="things")
 
     def won(method: str) -> str:
-        judges = [judge for judge, *_ in JUDGES]
-        found = [(where(rows, method=method, model=model)[0], model) for model in judges]
-        return " and ".join(f"{with_interval(row)} ({model})" for row, model in found)
+        found = [(where(rows, method=method, model=model)[0], model) for model in JUDGES]
+        return ", ".join(f"{with_interval(row)} ({model})" for row, model in found)
 
     return f"""Where a text names what a picture shows and something else, `path` gives the former
 more in {won("path")} of {int(rows[0]["pairs"]):,} pairs,

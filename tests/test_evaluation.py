@@ -447,8 +447,8 @@ def test_a_folder_of_pictures_with_masks_is_measured(folder):
     assert {row["method"] for row in rows} == {"last grad", "centre"}
     assert {row["pictures"] for row in rows if row["objects"] == "all"} == {"2"}
     assert {path.name for path in (folder / "out").glob("*.png")} >= {
-        "localisation.png",
-        "sanity.png",
+        "ViT-emoji_localisation.png",
+        "ViT-emoji_sanity.png",
     }
     (pointing,) = (
         row
@@ -607,11 +607,11 @@ def test_what_was_not_measured_has_no_table_and_no_figure(small_models, small_fo
     of_last_grad = {"last_grad", "last_grad_against", "variants"}
     for name in of_last_grad:  # of an earlier run
         (out / f"{name}.csv").touch()
-    (out / "cost.png").touch()
+    (out / "vit_cost.png").touch()
     tables = measure(small_models["vit"], small_folder, methods=methods, figures=True)
     assert not of_last_grad & set(tables)
     assert {row["method"] for row in tables["localisation"]} == set(methods)
-    figures = {path.stem for path in out.glob("*.png")}
+    figures = {path.stem.removeprefix("vit_") for path in out.glob("vit_*.png")}
     assert figures >= {"localisation", "faithfulness", "sanity"}
     assert "last_grad" not in figures
     assert ("cost" in figures) == (methods != ["centre", "random"])

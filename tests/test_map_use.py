@@ -1,12 +1,16 @@
 """What is measured of masks, boxes and warnings: counted by hand, and the command as a whole."""
 
 import csv
+import inspect
 
 import numpy as np
 import pytest
 import torch
 
 from evaluation.map_use import ENLARGED, RULES, best, box_iou, main, mixed, overlap, threshold
+from evaluation.output import SHIPPED
+from map_tools import upsample
+from prompt_check import PRESENT, SAME
 
 
 def test_boxes_overlap_by_their_pixels():
@@ -70,3 +74,16 @@ def test_the_command_writes_both_tables_where_the_user_is(tmp_path, monkeypatch)
     assert {row["pictures"] for row in judged} == {"4"}
     caught = [row for row in tables["prompt_check"] if row["maps"] == "EigenCAM"]
     assert {row["mean"] for row in caught} == {"1.0000"}
+
+
+def test_the_defaults_are_those_that_were_chosen_and_judged():
+    def shipped(name):
+        with (SHIPPED / f"{name}.csv").open() as file:
+            return [row for row in csv.DictReader(file) if row["scenes"] == "judged on"]
+
+    (way,) = {row["enlarged"] for row in shipped("map_use")} - {"bilinear"}
+    usual = inspect.signature(upsample).parameters
+    assert ENLARGED[way] == {name: usual[name].default for name in ("radius", "epsilon")}
+    assert {row["rule"] for row in shipped("map_use")} == {"Otsu"}
+    limits = {(row["check"], float(row["threshold"])) for row in shipped("prompt_check")}
+    assert limits == {("correlation", SAME), ("presence", PRESENT)}

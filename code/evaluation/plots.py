@@ -14,10 +14,6 @@ from files import whole_file
 METHOD, BASELINE = COLOURS[0], "#999999"
 
 
-def models(rows: Rows) -> list[str]:
-    return list(dict.fromkeys(row["model"] for row in rows))
-
-
 def chosen(rows: Rows, **wanted) -> Rows:
     """The rows with these values."""
     return [row for row in rows if all(row[key] == value for key, value in wanted.items())]
@@ -62,41 +58,41 @@ def lines(axis, series: dict[str, Rows], ticks: list[str]) -> None:
     axis.spines[["top", "right"]].set_visible(False)
 
 
-def draw_localisation(rows: Rows) -> Figure:
-    """All measures of all methods, a row of panels a model."""
+def draw_rankings(rows: Rows, name: str) -> Figure:
+    """All methods and baselines, a panel a measure."""
     measures = list(dict.fromkeys(row["measure"] for row in rows))
-    names = models(rows)
-    heights = [len({row["method"] for row in chosen(rows, model=name)}) for name in names]
-    figure = Figure(figsize=(12, 0.23 * sum(heights) + 0.8 * len(names)), layout="constrained")
-    axes = figure.subplots(len(names), len(measures), squeeze=False, height_ratios=heights)
-    for line, name in zip(axes, names, strict=True):
-        for axis, measure in zip(line, measures, strict=True):
-            some = chosen(rows, model=name, measure=measure, objects="all")
-            ranking(axis, some, measure)
-            if measure == "pointing":
-                axis.set_title(name, loc="left")
-            axis.axvline(some[0]["chance"], color="black", linestyle=":", linewidth=1)
+    count = len({row["method"] for row in rows})
+    figure = Figure(figsize=(12, 0.23 * count + 0.8), layout="constrained")
+    for axis, measure in zip(figure.subplots(1, len(measures)), measures, strict=True):
+        ranking(axis, chosen(rows, measure=measure), measure)
+    figure.axes[0].set_title(name, loc="left")
     return figure
 
 
-def draw_groups(rows: Rows) -> Figure:
-    """Pointing by the number of objects and by their size."""
-    names = models(rows)
-    figure = Figure(figsize=(9, 3.2 * len(names)), layout="constrained")
-    axes = figure.subplots(len(names), 2, squeeze=False, sharey="row")
-    for line, name in zip(axes, names, strict=True):
-        mine = chosen(rows, model=name, measure="pointing")
-        methods = dict.fromkeys(row["method"] for row in mine)
-        best = sorted(methods, key=lambda m: -chosen(mine, method=m, objects="all")[0]["mean"])[:5]
-        found = list(dict.fromkeys(row["objects"] for row in mine))
-        numbers = [one for one in found if "object" in one]
-        sizes = [one for one in SIZES if one in found]
-        for axis, ticks in zip(line, (numbers, sizes), strict=True):
-            series = {m: [chosen(mine, method=m, objects=tick)[0] for tick in ticks] for m in best}
-            lines(axis, series, ticks)
-        line[0].set_ylabel("pointing")
-        line[0].set_title(name, loc="left")
-        line[1].legend(frameon=False, fontsize=8, bbox_to_anchor=(1, 1), loc="upper left")
+def draw_localisation(rows: Rows, name: str) -> Figure:
+    """All measures, over all objects; dotted is chance."""
+    figure = draw_rankings(chosen(rows, objects="all"), name)
+    for axis in figure.axes:
+        axis.axvline(rows[0]["chance"], color="black", linestyle=":", linewidth=1)
+    return figure
+
+
+def draw_groups(rows: Rows, name: str) -> Figure:
+    """Pointing by the number of objects and by their size, of the five best."""
+    mine = chosen(rows, measure="pointing")
+    methods = dict.fromkeys(row["method"] for row in mine)
+    best = sorted(methods, key=lambda m: -chosen(mine, method=m, objects="all")[0]["mean"])[:5]
+    found = list(dict.fromkeys(row["objects"] for row in mine))
+    numbers = [one for one in found if "object" in one]
+    sizes = [one for one in SIZES if one in found]
+    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    axes = figure.subplots(1, 2, sharey=True)
+    for axis, ticks in zip(axes, (numbers, sizes), strict=True):
+        series = {m: [chosen(mine, method=m, objects=tick)[0] for tick in ticks] for m in best}
+        lines(axis, series, ticks)
+    axes[0].set_ylabel("pointing")
+    axes[0].set_title(name, loc="left")
+    axes[1].legend(frameon=False, fontsize=8, bbox_to_anchor=(1, 1), loc="upper left")
     return figure
 
 
@@ -109,79 +105,58 @@ def apart(heights: list[float], gap: float) -> list[float]:
     return [height - shift for height in found]
 
 
-def draw_cost(rows: Rows, costs: Rows) -> Figure:
+def draw_cost(rows: Rows, costs: Rows, name: str) -> Figure:
     """Time of the maps of a picture, in forward passes, against pointing."""
-    figure = Figure(figsize=(7, 4), layout="constrained")
+    figure = Figure(figsize=(5, 4), layout="constrained")
     axis, labels = figure.subplots(), []
-    for name, colour in zip(models(rows), cycle(COLOURS), strict=False):
-        for row in chosen(rows, model=name, measure="pointing", objects="all"):
-            (cost,) = chosen(costs, model=name, method=row["method"])
-            axis.errorbar(
-                cost["forwards"], row["mean"], errors([row]), fmt="o", color=colour, capsize=2
-            )
-            labels.append((row["mean"], cost["forwards"], row["method"], colour))
-        axis.plot([], [], "o", color=colour, label=name)
+    for row in sorted(chosen(rows, measure="pointing", objects="all"), key=lambda row: row["mean"]):
+        (cost,) = chosen(costs, method=row["method"])
+        axis.errorbar(
+            cost["forwards"], row["mean"], errors([row]), fmt="o", color=METHOD, capsize=2
+        )
+        labels.append((row["mean"], cost["forwards"], row["method"]))
     axis.set(xscale="log", xlabel="time in forward passes", ylabel="pointing")
-    labels.sort()
     heights = [label[0] for label in labels]
     places = apart(heights, 0.05 * (heights[-1] - heights[0]))
-    for place, (mean, forwards, method, colour) in zip(places, labels, strict=True):
+    for place, (mean, forwards, method) in zip(places, labels, strict=True):
         axis.annotate(
             method,
             (forwards, mean),
             xytext=(1.35 * forwards, place),
             va="center",
             fontsize=8,
-            color=colour,
-            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.5},
+            arrowprops={"arrowstyle": "-", "linewidth": 0.5},
         )
+    axis.set_title(name, loc="left")
     axis.spines[["top", "right"]].set_visible(False)
-    axis.legend(frameon=False)
     return figure
 
 
-def draw_faithfulness(rows: Rows) -> Figure:
-    """Insertion and deletion, of the similarity and of the share among all prompts."""
-    names = models(rows)
-    measures = list(dict.fromkeys(row["measure"] for row in rows))
-    heights = [len({row["method"] for row in chosen(rows, model=name)}) for name in names]
-    figure = Figure(figsize=(12, 0.23 * sum(heights) + 0.8 * len(names)), layout="constrained")
-    axes = figure.subplots(len(names), len(measures), squeeze=False, height_ratios=heights)
-    for line, name in zip(axes, names, strict=True):
-        for axis, measure in zip(line, measures, strict=True):
-            ranking(axis, chosen(rows, model=name, measure=measure), measure)
-        line[0].set_title(name, loc="left")
-    return figure
-
-
-def draw_sanity(rows: Rows) -> Figure:
+def draw_sanity(rows: Rows, name: str) -> Figure:
     """Rank correlation with the trained model's map while parts are drawn anew."""
-    names = models(rows)
-    figure = Figure(figsize=(10, 3.2 * len(names)), layout="constrained")
-    axes = figure.subplots(len(names), 1, squeeze=False)[:, 0]
-    for axis, name in zip(axes, names, strict=True):
-        mine = chosen(rows, model=name)
-        methods = dict.fromkeys(row["method"] for row in mine)
-        ticks = list(dict.fromkeys(row["drawn anew down to"] for row in mine))
-        lines(axis, {method: chosen(mine, method=method) for method in methods}, ticks)
-        axis.axhline(0, color="black", linewidth=0.5)
-        axis.set(ylabel="rank correlation", xlabel="drawn anew from the output down to")
-        axis.set_title(name, loc="left")
-        axis.legend(frameon=False, fontsize=8, bbox_to_anchor=(1, 1), loc="upper left")
+    methods = dict.fromkeys(row["method"] for row in rows)
+    ticks = list(dict.fromkeys(row["drawn anew down to"] for row in rows))
+    height = max(3.2, 0.19 * len(methods) + 0.5)  # of the legend
+    figure = Figure(figsize=(10, height), layout="constrained")
+    axis = figure.subplots()
+    lines(axis, {method: chosen(rows, method=method) for method in methods}, ticks)
+    axis.axhline(0, color="black", linewidth=0.5)
+    axis.set(ylabel="rank correlation", xlabel="drawn anew from the output down to")
+    axis.set_title(name, loc="left")
+    axis.legend(frameon=False, fontsize=8, bbox_to_anchor=(1, 1), loc="upper left")
     return figure
 
 
-def draw_last_grad(rows: Rows, against: Rows) -> Figure:
+def draw_last_grad(rows: Rows, against: Rows, name: str) -> Figure:
     """What makes the map of `last grad`, by block and by head; and what it gains on others."""
-    name = models(rows)[0]
-    mine, against = chosen(rows, model=name), chosen(against, model=name, measure="pointing")
-    blocks = [row["part"] for row in chosen(mine, measure="agreement", objects="all")]
+    against = chosen(against, measure="pointing")
+    blocks = [row["part"] for row in chosen(rows, measure="agreement", objects="all")]
 
     def by_block(measure: str, prefix: str = "", objects: str = "all") -> Rows:
         parts = [prefix + block for block in blocks]
-        return [chosen(mine, part=p, measure=measure, objects=objects)[0] for p in parts]
+        return [chosen(rows, part=p, measure=measure, objects=objects)[0] for p in parts]
 
-    sizes = [size for size in SIZES if chosen(mine, objects=size)]
+    sizes = [size for size in SIZES if chosen(rows, objects=size)]
     figure = Figure(figsize=(12, 6.4), layout="constrained")
     axes = figure.subplots(2, 3)
     for axis, label, series in (
@@ -200,7 +175,7 @@ def draw_last_grad(rows: Rows, against: Rows) -> Figure:
     ):
         lines(axis, series, [block.split()[-1] for block in blocks])
         axis.set(xlabel="block", ylabel=label, ylim=(min(0, axis.get_ylim()[0]), None))
-    heads_of(axes[1, 0], mine, blocks)
+    heads_of(axes[1, 0], rows, blocks)
     gains_of(axes[1, 2], against)
     for axis in axes.flat:
         axis.legend(frameon=False, fontsize=7)
@@ -233,20 +208,22 @@ def gains_of(axis, rows: Rows) -> None:
 
 
 def draw_all(tables: dict[str, Rows], folder: Path) -> None:
-    """Every figure for which there are rows; one without takes an older file away."""
-    localisation = tables["localisation"]
-    found = {
-        "localisation": (draw_localisation, localisation),
-        "groups": (draw_groups, [row for row in localisation if row["method"] not in FEWER]),
-        "cost": (draw_cost, chosen(localisation, kind="method"), tables["cost"]),
-        "faithfulness": (draw_faithfulness, tables["faithfulness"]),
-        "sanity": (draw_sanity, tables["sanity"]),
-        "last_grad": (draw_last_grad, tables["last_grad"], tables["last_grad_against"]),
-    }
-    for name, (draw, rows, *more) in found.items():
-        path = folder / f"{name}.png"
-        if rows:
-            with whole_file(path) as unfinished:
-                draw(rows, *more).savefig(unfinished, dpi=110)
-        else:
-            path.unlink(missing_ok=True)
+    """Of each model every figure for which there are rows; one without takes an older file away."""
+    for model in dict.fromkeys(row["model"] for row in tables["localisation"]):
+        mine = {name: chosen(rows, model=model) for name, rows in tables.items()}
+        localisation = mine["localisation"]
+        found = {
+            "localisation": (draw_localisation, localisation),
+            "groups": (draw_groups, [row for row in localisation if row["method"] not in FEWER]),
+            "cost": (draw_cost, chosen(localisation, kind="method"), mine["cost"]),
+            "faithfulness": (draw_rankings, mine["faithfulness"]),
+            "sanity": (draw_sanity, mine["sanity"]),
+            "last_grad": (draw_last_grad, mine["last_grad"], mine["last_grad_against"]),
+        }
+        for name, (draw, rows, *more) in found.items():
+            path = folder / f"{model}_{name}.png"
+            if rows:
+                with whole_file(path) as unfinished:
+                    draw(rows, *more, model).savefig(unfinished, dpi=110)
+            else:
+                path.unlink(missing_ok=True)
