@@ -452,16 +452,29 @@ class AttentionPool2d(nn.Module):
         Float[Tensor, "image head 1+cell depth"],
         Float[Tensor, "image head 1+cell depth"],
     ]:
+        tokens = self.tokens(x, positions)
+        query, key, value = self.q_proj(tokens[:, :1]), self.k_proj(tokens), self.v_proj(tokens)
+        return tuple(map(self.by_head, (query, key, value)))
+
+    def values(
+        self,
+        x: Float[Tensor, "image channel row column"],
+        positions: Float[Tensor, "1+cell channel"],
+    ) -> Float[Tensor, "image head 1+cell depth"]:
+        return self.by_head(self.v_proj(self.tokens(x, positions)))
+
+    def tokens(
+        self,
+        x: Float[Tensor, "image channel row column"],
+        positions: Float[Tensor, "1+cell channel"],
+    ) -> Float[Tensor, "image 1+cell channel"]:
         cells = x.flatten(2).mT
-        tokens = torch.cat([cells.mean(1, keepdim=True), cells], 1) + positions
-        return tuple(
-            project(given).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            for project, given in (
-                (self.q_proj, tokens[:, :1]),
-                (self.k_proj, tokens),
-                (self.v_proj, tokens),
-            )
-        )
+        return torch.cat([cells.mean(1, keepdim=True), cells], 1) + positions
+
+    def by_head(
+        self, projected: Float[Tensor, "image token channel"]
+    ) -> Float[Tensor, "image head token depth"]:
+        return projected.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
     def merge(
         self, heads: Float[Tensor, "image head token depth"]
@@ -477,25 +490,35 @@ class AttentionPool2d(nn.Module):
         # Only the mean token asks, so W_k goes to the query's side and W_v behind the mean: exact,
         # and no key or value is computed for any cell (that takes 20 times the arithmetic in RN50).
         # Cells are large: every product takes them as they are, without positions, mean or shift,
-        # whose parts are added behind. What is the same for all tokens of a head, b_k and the
-        # shift's part of the scores, the softmax does not see.
-        k_weight, v_weight = (
-            project.weight.unflatten(0, (self.heads, -1)) for project in (self.k_proj, self.v_proj)
-        )
+        # whose parts are added behind.
         cells = x.flatten(2)
-        mean = cells.sum(2) / cells.shape[2] + positions[0]
-        query = self.q_proj(mean.unsqueeze(1) + shifts).unflatten(-1, (self.heads, -1))
-        query = torch.einsum("bshd,hdc->bshc", query * query.shape[-1] ** -0.5, k_weight)
-        scores = (query.flatten(1, 2) @ cells).unflatten(1, query.shape[1:3])
-        scores = torch.cat([scores.mean(-1, keepdim=True), scores], -1) + query @ positions.T
-        own, others = scores.softmax(-1).split([1, cells.shape[2]], -1)
+        own, others = self.weights(x, positions, shifts).split([1, cells.shape[2]], -1)
         spread = others + own / cells.shape[2]  # the mean token is made of cells too
-        mixed = (spread.flatten(1, 2) @ cells.mT).unflatten(1, query.shape[1:3])
+        mixed = (spread.flatten(1, 2) @ cells.mT).unflatten(1, spread.shape[1:3])
         mixed = mixed + torch.cat([own, others], -1) @ positions + shifts.unsqueeze(2)
+        v_weight = self.v_proj.weight.unflatten(0, (self.heads, -1))
         values = torch.einsum("bshc,hdc->bshd", mixed, v_weight).flatten(2)
         if self.v_proj.bias is not None:
             values = values + self.v_proj.bias
         return self.c_proj(values)
+
+    def weights(
+        self,
+        x: Float[Tensor, "image channel row column"],
+        positions: Float[Tensor, "1+cell channel"],
+        shifts: Float[Tensor, "image shift channel"],
+    ) -> Float[Tensor, "image shift head 1+cell"]:
+        """What the mean token attends to, W_k on the query's side. What is the same for all tokens
+        of a head, b_k and the shift's part of the scores, the softmax does not see.
+        """
+        cells = x.flatten(2)
+        mean = cells.sum(2) / cells.shape[2] + positions[0]
+        query = self.q_proj(mean.unsqueeze(1) + shifts).unflatten(-1, (self.heads, -1))
+        k_weight = self.k_proj.weight.unflatten(0, (self.heads, -1))
+        query = torch.einsum("bshd,hdc->bshc", query * query.shape[-1] ** -0.5, k_weight)
+        scores = (query.flatten(1, 2) @ cells).unflatten(1, query.shape[1:3])
+        scores = torch.cat([scores.mean(-1, keepdim=True), scores], -1) + query @ positions.T
+        return scores.softmax(-1)
 
 
 class ModifiedResNet(nn.Module):

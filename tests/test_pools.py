@@ -108,12 +108,16 @@ def change_values(visual: ModifiedResNet) -> None:
     visual.attnpool.v_proj.register_forward_hook(lambda module, inputs, output: 2 * output + 1)
 
 
+def change_keys(visual: ModifiedResNet) -> None:
+    visual.attnpool.k_proj.register_forward_hook(lambda module, inputs, output: output.flip(-1))
+
+
 def change_projection(visual: ModifiedResNet) -> None:
     visual.attnpool.c_proj = nn.Sequential(visual.attnpool.c_proj, nn.Tanh()).double()
 
 
 @every_method
-@pytest.mark.parametrize("change", [change_trunk, change_values, change_projection])
+@pytest.mark.parametrize("change", [change_trunk, change_keys, change_values, change_projection])
 def test_what_was_done_to_the_modules_counts(resnet, pictures, targets, method, change):
     changed = copy.deepcopy(resnet)
     change(changed)

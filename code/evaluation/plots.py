@@ -6,12 +6,14 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
+from evaluation.last_grad import VARIANTS
 from evaluation.study import FEWER
 from evaluation.tables import SIZES, Rows
 from figures import COLOURS
 from files import whole_file
 
 METHOD, BASELINE = COLOURS[0], "#999999"
+RELATIVES = ("direct", "gradcam", "all grads", *VARIANTS)  # of last grad
 
 
 def chosen(rows: Rows, **wanted) -> Rows:
@@ -127,7 +129,8 @@ def draw_cost(rows: Rows, costs: Rows, name: str) -> Figure:
             fontsize=8,
             arrowprops={"arrowstyle": "-", "linewidth": 0.5},
         )
-    axis.set_title(name, loc="left")
+    axis.margins(y=0.12)  # labels need more than their points
+    axis.set_title(name, loc="left", pad=12)
     axis.spines[["top", "right"]].set_visible(False)
     return figure
 
@@ -198,8 +201,8 @@ def heads_of(axis, rows: Rows, blocks: list[str]) -> None:
 
 
 def gains_of(axis, rows: Rows) -> None:
-    """How much better `last grad` points than each rival, by number and size of objects."""
-    rivals = dict.fromkeys(row["against"] for row in rows)
+    """How much better `last grad` points than its relatives, by number and size of objects."""
+    rivals = [name for name in RELATIVES if chosen(rows, against=name)]
     groups = list(dict.fromkeys(row["objects"] for row in rows))
     lines(axis, {f"over {name}": chosen(rows, against=name) for name in rivals}, groups)
     axis.axhline(0, color="black", linewidth=0.5)

@@ -7,18 +7,19 @@ but a projection: so the features are a sum over cells.
 `record_pool_query`   how similar the query is to each key, in the place of attention.
 `record_cells`, `record_cells_surgery`   features of every cell.
 
-The trunk runs once, without autograd, and every projection of the pool is called as it is.
+The trunk runs once, without autograd, and every projection of the pool that counts is called as it
+is; but where keys themselves are not asked for, a plain projection goes to the query's side.
 """
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from checks import is_plain_itself
+from checks import is_plain, is_plain_itself
 from model import AttentionPool2d, ModifiedResNet, fit_positions
 from objective import objective_slopes
 from recording import Recording, gradients_of, of_cls, require_graph
-from recording.attention import Answer, Attention, by_values, own_value
+from recording.attention import Attention, by_values
 from recording.encoders import Encoder
 from recording.others import Dense, similarity
 from recording.shortcuts import at_attention
@@ -30,43 +31,53 @@ Images = Float[Tensor, "image 3 height width"]
 def record_pool(
     encoder: Encoder, images: Images, directions: Tensor, start_block: int | None
 ) -> Recording:
-    pool, attention = read_pool(encoder, images)
-    gradient = pool_gradient(encoder, pool, attention, directions)
-    pair = attention.probabilities(), gradient
-    return of_cls(iter([pair]), directions, encoder.model.grid(images))
+    pool, x, positions = read_trunk(encoder, images)
+    with torch.no_grad():
+        if is_plain(pool.k_proj):  # no key is computed for any cell
+            row = pool.weights(x, positions, x.new_zeros(len(x), 1, x.shape[1])).transpose(1, 2)
+            value = pool.values(x, positions)
+        else:
+            attention = Attention(*pool.query_keys_values(x, positions))
+            row, value = attention.probabilities(), attention.value
+    gradient = pool_gradient(encoder, pool, row, value, directions)
+    return of_cls(iter([(row, gradient)]), directions, encoder.model.grid(images))
 
 
 def record_pool_query(
     encoder: Encoder, images: Images, directions: Tensor, start_block: int | None
 ) -> Recording:
-    pool, attention = read_pool(encoder, images)
-    gradient = pool_gradient(encoder, pool, attention, directions)
+    pool, x, positions = read_trunk(encoder, images)
+    with torch.no_grad():
+        attention = Attention(*pool.query_keys_values(x, positions))
+    row, value = attention.probabilities(), attention.value
+    gradient = pool_gradient(encoder, pool, row, value, directions)
     pair = similarity(attention.query, attention.key), gradient
     return of_cls(iter([pair]), directions, encoder.model.grid(images))
 
 
+@torch.no_grad()
 def record_cells(
-    encoder: Encoder,
-    images: Images,
-    directions: Tensor,
-    start_block: int | None,
-    answer: Answer = own_value,
+    encoder: Encoder, images: Images, directions: Tensor, start_block: int | None
 ) -> Dense:
-    pool, attention = read_pool(encoder, images)
-    with torch.no_grad():
-        features = pool.merge(answer(attention))
+    pool, x, positions = read_trunk(encoder, images)
+    features = pool.merge(pool.values(x, positions))
     return Dense(features, directions, encoder.model.grid(images), 1)
 
 
+@torch.no_grad()
 def record_cells_surgery(
     encoder: Encoder, images: Images, directions: Tensor, start_block: int | None
 ) -> Dense:
-    return record_cells(encoder, images, directions, start_block, by_values)
+    pool, x, positions = read_trunk(encoder, images)
+    value = pool.values(x, positions)
+    features = pool.merge(by_values(Attention(value, value, value)))
+    return Dense(features, directions, encoder.model.grid(images), 1)
 
 
-def read_pool(encoder: Encoder, images: Images) -> tuple[AttentionPool2d, Attention]:
-    """The pool and its attention, whose tokens are the mean of all cells, which alone asks, and the
-    cells. ValueError unless the network is trunk and pool, and nothing else.
+@torch.no_grad()
+def read_trunk(encoder: Encoder, images: Images) -> tuple[AttentionPool2d, Tensor, Tensor]:
+    """The pool, the cells that it is given and the positions of its tokens. ValueError unless the
+    network is trunk and pool, and nothing else.
     """
     visual = encoder.model
     if not has_plain_pool(visual):
@@ -76,10 +87,8 @@ def read_pool(encoder: Encoder, images: Images) -> tuple[AttentionPool2d, Attent
         )
     visual = twins(visual)[visual]  # which is in evaluation mode
     pool = visual.attnpool
-    with torch.no_grad():
-        x = visual.trunk(images)
-        positions = fit_positions(pool.positional_embedding, visual.grid(images))
-        return pool, Attention(*pool.query_keys_values(x, positions))
+    positions = fit_positions(pool.positional_embedding, visual.grid(images))
+    return pool, visual.trunk(images), positions
 
 
 def has_plain_pool(visual: ModifiedResNet) -> bool:
@@ -89,11 +98,11 @@ def has_plain_pool(visual: ModifiedResNet) -> bool:
 
 
 def pool_gradient(
-    encoder: Encoder, pool: AttentionPool2d, attention: Attention, directions: Tensor
+    encoder: Encoder, pool: AttentionPool2d, row: Tensor, value: Tensor, directions: Tensor
 ) -> Float[Tensor, "image target head 1 token"]:
-    answer = attention.answer().requires_grad_()
+    answer = (row @ value).requires_grad_()
     features = pool.merge(answer)[:, 0]
     require_graph(features)
     slopes = objective_slopes(features.detach(), directions)
     (slopes,) = gradients_of(encoder)(features, (answer,), slopes)
-    return at_attention(slopes, attention.value)
+    return at_attention(slopes, value)
