@@ -163,7 +163,8 @@ def speed() -> str:
         found = where(rows, model="RN50", method=method)
         costs = {row["targets"]: figure(row["forwards"]) for row in found}
         last = found[-1]
-        times = f"{figure(last['speed_up'])}x" if last["targets"] == "9" else ""
+        known = last["targets"] == "9" and last["speed_up"] != "nan"
+        times = f"{figure(last['speed_up'])}x" if known else ""
         cells = (costs.get("1", ""), costs.get("9", ""), times, figure(last["peak_mib"]))
         resnet.append((f"`{method}`", last["batch"], *cells))
     others = [("K = 9", "library", "images", "forwards", "ours is faster", "peak, MiB (ours)")]
