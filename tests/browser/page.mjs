@@ -220,6 +220,7 @@ await page.focus("[aria-label='Map 2'] .seen");
 const view = async () => ({ address: page.url(), png: await saved("#png"), scores: await scores() });
 seen.shared = [await view()];
 await page.click("#link");
+await page.waitForFunction(() => document.querySelector(".status").textContent.includes("link"));
 seen.said = (await texts(".status"))[0];
 await page.goto("about:blank");
 seen.times.again = await explained(() => page.goto(seen.shared[0].address));
