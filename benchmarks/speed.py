@@ -1,6 +1,6 @@
 """Time and memory of saliency, against one forward pass and against what there was before.
 
-    python benchmarks/speed.py                every case, a quarter of an hour on two cores
+    python benchmarks/speed.py                every case, half an hour to an hour on two cores
     python benchmarks/speed.py --seconds 30   steadier figures
 
 Networks have the official shapes and random weights, which cost what trained ones cost. For each
